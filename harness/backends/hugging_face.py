@@ -1,0 +1,128 @@
+"""The default backend: a transformers model in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prefeval.harness.backends import Backend, Scored
+from prefeval.minitrainers import batches, logps, sampling
+from prefeval.records import Completion, Messages, PrefevalError, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TOKENS_A_BATCH = 8192  # padded tokens scored at once; bounds memory whatever the lengths
+
+
+class HuggingFaceBackend:
+    """Generates and scores with a causal LM and its tokenizer's chat template."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        batch_size: int = 256,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.max_length, self.batch_size = max_length, batch_size
+        self.on_progress = on_progress
+
+    def generate(self, prompts: Sequence[Prompt], sampling_: Sampling) -> list[Completion]:
+        """``n`` completions of every prompt. A row's draws depend on its prompt's place in
+        ``prompts``, its index and the seed, never on its batch."""
+        ids = self._prompt_ids([p.messages for p in prompts])
+        rows = [(p, i) for p in range(len(prompts)) for i in range(sampling_.n)]
+        eos = batches.end_of_turn(self.tokenizer).token_id
+        answers = sampling.generate(
+            self.model,
+            [ids[p] for p, _ in rows],
+            max_new_tokens=sampling_.max_new_tokens,
+            temperature=sampling_.temperature,
+            eos_token_id=eos,
+            seed=sampling_.seed,
+            batch_size=self.batch_size,
+        )
+        out = []
+        for (p, index), tokens in zip(rows, answers, strict=True):
+            ended = bool(tokens) and tokens[-1] == eos
+            text = self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+            out.append(
+                Completion(prompts[p].id, sampling_.mode, index, text, tuple(tokens), ended)
+            )
+        return out
+
+    def _prompt_ids(self, conversations: Sequence[Messages]) -> list[list[int]]:
+        prompts = [(messages, None) for messages in conversations]
+        encoded = batches.encode_all(self.tokenizer, prompts, max_length=self.max_length)
+        return [e.prompt_ids for e in encoded]
+
+    def completion_logps(self, items: Sequence[tuple[Messages, str]]) -> list[tuple[float, int]]:
+        """See `Backend.completion_logps`."""
+        encoded = batches.encode_all(self.tokenizer, items, max_length=self.max_length)
+        rows = [(e.prompt_ids, e.completion_ids) for e in encoded]
+        out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+        with torch.inference_mode():
+            for places, batch in _batches(rows, self.tokenizer.pad_token_id, self.model.device):
+                got = logps.completion_logps(self.model, *batch)
+                for place, total, n in zip(
+                    places, got.sums.tolist(), got.lengths.tolist(), strict=True
+                ):
+                    out[place] = (total, n)
+        return out
+
+    def compare(
+        self, reference: Backend, items: Sequence[tuple[Messages, Sequence[int]]]
+    ) -> list[Scored]:
+        """See `Backend.compare`; the reference must run in this process and share the vocabulary."""
+        if not isinstance(reference, HuggingFaceBackend):
+            raise PrefevalError("the full-vocabulary KL needs the reference in the same process")
+        ours, theirs = self.model.config.vocab_size, reference.model.config.vocab_size
+        if ours != theirs:
+            raise PrefevalError(
+                f"the policy has a vocabulary of {ours} tokens and the reference of {theirs}: "
+                "name the reference that this policy was tuned from"
+            )
+        prompts = self._prompt_ids([messages for messages, _ in items])
+        rows = [(ids, list(tokens)) for ids, (_, tokens) in zip(prompts, items, strict=True)]
+        out: list[Scored] = [Scored(0.0, 0.0, 0.0, 0.0, 0)] * len(rows)
+        for places, batch in _batches(rows, self.tokenizer.pad_token_id, self.model.device):
+            got = logps.full_kl(self.model, reference.model, *batch)
+            sums = [t.double().sum(-1).tolist() for t in
+                    (got.policy_logps, got.ref_logps, got.kl, got.entropy)]  # fmt: skip
+            for place, lp, ref, kl, entropy in zip(places, *sums, strict=True):
+                out[place] = Scored(lp, ref, kl, entropy, len(rows[place][1]))
+        return out
+
+
+def _batches(
+    rows: Sequence[tuple[list[int], list[int]]], pad: int | None, device: Any
+) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    """Rows of like length together, right-padded, at most `TOKENS_A_BATCH` tokens at once."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
+    start = 0
+    while start < len(order):
+        end, width = start, 0
+        while end < len(order):
+            prompt, answer = rows[order[end]]
+            width = max(width, len(prompt) + len(answer))
+            if end > start and width * (end - start + 1) > TOKENS_A_BATCH:
+                break
+            end += 1
+        places = order[start:end]
+        width = max(len(rows[i][0]) + len(rows[i][1]) for i in places)
+        ids = torch.full((len(places), width), pad or 0)
+        attention, completion = torch.zeros_like(ids), torch.zeros_like(ids)
+        for row, i in enumerate(places):
+            prompt, answer = rows[i]
+            whole = len(prompt) + len(answer)
+            ids[row, :whole] = torch.tensor(prompt + answer)
+            attention[row, :whole] = 1
+            completion[row, len(prompt) : whole] = 1
+        yield places, (ids.to(device), attention.to(device), completion.to(device))
+        start = end

@@ -1,0 +1,172 @@
+"""Log-probabilities of completions, and the exact KL between two models along them.
+
+Label ``t`` is predicted from position ``t - 1``. The language-model head runs on completion
+positions only and in chunks, so a (batch, time, vocabulary) tensor never exists, neither in the
+forward pass nor, through recomputation, in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once: 64 MiB in float32."""
+
+
+class CompletionLogps(NamedTuple):
+    """Log-probabilities of the completion tokens of each row."""
+
+    sums: Tensor
+    """(B,) nats/sequence"""
+    lengths: Tensor
+    """(B,) completion tokens, the end token included"""
+    tokens: Tensor
+    """(B, T) nats/token, 0 outside the completion"""
+
+
+class FullKL(NamedTuple):
+    """Two models compared at every completion position; each (B, T), 0 outside the completion."""
+
+    kl: Tensor
+    """KL(policy || ref) over the whole vocabulary, nats/token"""
+    policy_logps: Tensor
+    """log pi of the token that stands there"""
+    ref_logps: Tensor
+    """log pi_ref of the token that stands there"""
+    entropy: Tensor
+    """entropy of the policy, nats/token"""
+
+
+def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
+    """The plain causal LM inside an adapter's wrapper (LoRA layers stay in place), or the model."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def hidden_states(body: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states (B, T, D) of a decoder without its head, for any side of padding.
+
+    Right padding needs no mask: under causal attention no token sees what comes after it, and
+    without a mask the fastest attention kernels apply.
+    """
+    if bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
+        return body(input_ids=input_ids, use_cache=False).last_hidden_state
+    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
+    return body(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        position_ids=position_ids,
+        use_cache=False,
+    ).last_hidden_state
+
+
+def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The head of a causal LM, with the scaling that some families apply after it.
+
+    Returned in float32, or in the model's own type where that is wider.
+    """
+    config = model.config
+    logits: Tensor = model.get_output_embeddings()(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def _predicting_states(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, mask: Tensor
+) -> Tensor:
+    """The hidden states (N, D) from which the N completion tokens of a batch are predicted."""
+    body = causal_lm(model).base_model
+    return hidden_states(body, input_ids[:, :-1], attention_mask[:, :-1])[mask[:, 1:]]
+
+
+def _chunks(model: PreTrainedModel, n: int) -> Iterator[slice]:
+    size = max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
+    return (slice(start, start + size) for start in range(0, n, size))
+
+
+def _scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Put N values back at the N set places of a (B, T) mask."""
+    return torch.zeros_like(mask, dtype=values.dtype).masked_scatter(mask, values)
+
+
+def completion_logps(
+    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+) -> CompletionLogps:
+    """Sum of log p(token | all before it) over each row's completion.
+
+    Parameters
+    ----------
+    model
+        A causal LM, or an adapter on one; gradients flow if they are enabled.
+    input_ids, attention_mask, completion_mask
+        (B, T). ``completion_mask`` is 1 where the token's log-probability counts; padding may be
+        on either side. A token in the first column is never predicted, so it cannot count.
+    """
+    mask = completion_mask.bool()
+    hidden = _predicting_states(model, input_ids, attention_mask, mask)
+    labels = input_ids[:, 1:][mask[:, 1:]]
+    lm = causal_lm(model)
+
+    def label_logps(hidden: Tensor, labels: Tensor) -> Tensor:
+        return -F.cross_entropy(lm_logits(lm, hidden), labels, reduction="none")
+
+    slices = list(_chunks(lm, len(labels)))
+    if len(slices) <= 1 or not torch.is_grad_enabled():
+        parts = [label_logps(hidden[s], labels[s]) for s in slices]
+    else:
+        parts = [
+            checkpoint(label_logps, hidden[s], labels[s], use_reentrant=False) for s in slices
+        ]
+    logps = torch.cat(parts) if parts else hidden.new_zeros(0)
+    tokens = F.pad(_scatter(logps, mask[:, 1:]), (1, 0))
+    return CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens)
+
+
+@torch.no_grad()
+def full_kl(
+    policy: PreTrainedModel,
+    ref: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+) -> FullKL:
+    """KL(policy || ref) over the whole vocabulary at every completion position.
+
+    On the policy's own samples the sum over a row is the Rao-Blackwellised estimate of the
+    sequence KL: unbiased, with no more variance than the log-ratio of the sampled tokens (Amini
+    et al. 2025, arXiv 2504.10637). Shapes as for `completion_logps`; no gradient.
+    """
+    mask = completion_mask.bool()
+    hidden = _predicting_states(policy, input_ids, attention_mask, mask)
+    ref_hidden = _predicting_states(ref, input_ids, attention_mask, mask)
+    labels = input_ids[:, 1:][mask[:, 1:]].unsqueeze(-1)
+    policy_lm, ref_lm = causal_lm(policy), causal_lm(ref)
+    parts = []
+    for s in _chunks(policy_lm, len(labels)):
+        logps = lm_logits(policy_lm, hidden[s]).log_softmax(-1)
+        ref_logps = lm_logits(ref_lm, ref_hidden[s]).log_softmax(-1)
+        p = logps.exp()
+        parts.append(
+            (
+                (p * (logps - ref_logps)).sum(-1),
+                logps.gather(-1, labels[s]).squeeze(-1),
+                ref_logps.gather(-1, labels[s]).squeeze(-1),
+                -(p * logps).sum(-1),
+            )
+        )
+    columns = [torch.cat(c) for c in zip(*parts, strict=True)] or [hidden.new_zeros(0)] * 4
+    return FullKL(*(F.pad(_scatter(c, mask[:, 1:]), (1, 0)) for c in columns))

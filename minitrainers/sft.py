@@ -1,0 +1,63 @@
+"""Supervised fine-tuning: maximum likelihood of the completions.
+
+    L = - sum_t log pi(y_t | x, y_<t) / (number of completion tokens in the batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefeval.minitrainers.batches import Encoded, bucketed_batches, collate, micro_batches
+from prefeval.minitrainers.logps import completion_logps
+from prefeval.minitrainers.loop import (
+    CheckpointInfo,
+    OnStep,
+    StepOutput,
+    TrainConfig,
+    optimise,
+)
+from prefeval.records import PrefevalError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Encoded],
+    config: TrainConfig,
+    *,
+    out_dir: Path,
+    on_step: OnStep | None = None,
+) -> list[CheckpointInfo]:
+    """Fine-tune ``model`` in place on ``examples`` and save its checkpoints."""
+    if not examples:
+        raise PrefevalError("there is nothing to train on; give at least one example")
+    model.to(config.device)
+
+    def losses(batch: Sequence[int]) -> Iterator[StepOutput]:
+        per_example = sum(len(examples[i].completion_ids) for i in batch) / len(batch)
+        for micro in micro_batches(batch, config.micro_batch):
+            rows = [examples[i] for i in micro]
+            logps = completion_logps(model, *collate(rows, config.device))
+            yield StepOutput(-logps.sums / per_example, {}, sum(e.length for e in rows))
+
+    lengths = [e.length for e in examples]
+    epochs = (
+        bucketed_batches(lengths, config.batch_size, config.seed, epoch)
+        for epoch in range(config.epochs)
+    )
+    return optimise(
+        model,
+        tokenizer,
+        config,
+        batches=list(chain.from_iterable(epochs)),
+        losses=losses,
+        ids=[str(i) for i in range(len(examples))],
+        out_dir=out_dir,
+        on_step=on_step,
+    )

@@ -1,0 +1,155 @@
+"""Log-probability dynamics: what training did to the chosen and the rejected answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from markupsafe import Markup
+
+from prefeval.reports import svg
+from prefeval.reports.labels import key_id, tip
+from prefeval.reports.numbers import beta_text
+from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name, rows
+from prefeval.reports.svg import Frame, el, join
+
+SIZE = (290.0, 186.0)
+BINS = 60
+COLLAPSE = -0.2  # nats/token of Δchosen: severe displacement (prefeval's own threshold)
+SERIES = (("delta_chosen", "chosen"), ("delta_rejected", "rejected"))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The trials of one method and β (several when there are several seeds)."""
+
+    method: str
+    beta: float
+    trials: tuple[TrialLog, ...]
+    checkpoints: tuple[CheckpointRow, ...]
+
+
+def panels(run: Run) -> list[Panel]:
+    """One panel for each method and β, in order."""
+    cells = {(t.method, t.beta) for t in run.trials} | {c.key[:2] for c in run.checkpoints}
+    order = sorted(cells, key=lambda cell: (run.methods.index(cell[0]), cell[1]))
+    return [
+        Panel(
+            method,
+            beta,
+            tuple(t for t in run.trials if (t.method, t.beta) == (method, beta)),
+            tuple(c for c in run.checkpoints if c.key[:2] == (method, beta)),
+        )
+        for method, beta in order
+    ]
+
+
+def dynamics(run: Run) -> list[tuple[str, list[Markup]]]:
+    """For each method its pictures, one a β, on a common y axis within the method."""
+    length = chosen_length(run)
+    found = []
+    for method in run.methods:
+        mine = [p for p in panels(run) if p.method == method]
+        y_range = svg.padded(_extremes(mine), include=[0.0])
+        found.append((method, [_picture(p, y_range, length) for p in mine]))
+    return found
+
+
+def chosen_length(run: Run) -> float:
+    """Mean length of the held-out chosen answers in tokens; NaN when no pairs were saved."""
+    for c in run.checkpoints:
+        if c.folder is not None and (pairs := rows(c.folder / "pairs.jsonl")):
+            lengths = pd.DataFrame(pairs).get("chosen_lengths")
+            return float(lengths.mean()) if lengths is not None else math.nan
+    return math.nan
+
+
+def binned(log: pd.DataFrame, column: str, bins: int = BINS) -> list[tuple[float, float]]:
+    """(mean step, mean value) of at most ``bins`` runs of consecutive steps; batches are noisy."""
+    if column not in log or "step" not in log:
+        return []
+    data = log[["step", column]].apply(pd.to_numeric, errors="coerce").dropna()
+    if data.empty:
+        return []
+    size = math.ceil(len(data) / bins)
+    groups = pd.Series(range(len(data)), index=data.index) // size
+    means = data.groupby(groups).mean()
+    return list(zip(means["step"].tolist(), means[column].tolist(), strict=True))
+
+
+def _extremes(found: Iterable[Panel]) -> list[float]:
+    """All values that the panels draw, ends of intervals included."""
+    values = [math.nan]
+    for panel in found:
+        for column, _ in SERIES:
+            for trial in panel.trials:
+                values += [v for _, v in binned(trial.log, column)]
+            for c in panel.checkpoints:
+                number = c.get(column)
+                values += [number.value, number.low, number.high]
+    return values
+
+
+def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Markup:
+    """Training batches as lines, held-out pairs as marks with intervals, the collapse zone shaded."""
+    steps = [c.key.step for c in panel.checkpoints]
+    steps += [int(t.log["step"].max()) for t in panel.trials if "step" in t.log and len(t.log)]
+    f = svg.frame(*SIZE, (0, max(steps, default=1) * 1.04), y_range, margins=(42, 12, 36, 40))
+    parts = [
+        svg.text(2, 14, f"{method_name(panel.method)} β = {beta_text(panel.beta)}", "start", "head"),
+        _zone(f, length),
+        svg.axes(f, "step", "Δ log-probability, nats/sequence", x_ticks=f.x.ticks(4), y_ticks=f.y.ticks(4)),
+        el("line", x1=f.left, x2=f.right, y1=f.y(0), y2=f.y(0), class_="level"),
+    ]
+    drawn = False
+    for column, kind in SERIES:
+        for trial in panel.trials:
+            points = [(f.x(s), f.y(v)) for s, v in binned(trial.log, column)]
+            if len(points) > 1:
+                parts.append(svg.path(points, f"line {kind}"))
+                drawn = True
+        parts += _held_out(f, panel.checkpoints, column, kind)
+    if not drawn:
+        parts.append(svg.text(f.right, 14, _no_lines(panel), "end", "note"))
+    label = f"{method_name(panel.method)} β {beta_text(panel.beta)}: change of chosen and rejected log-probabilities over steps"
+    return svg.picture(f, label, *parts)
+
+
+def _no_lines(panel: Panel) -> str:
+    """Why a panel has no training lines."""
+    failed = [t for t in panel.trials if t.status == "failed"]
+    if failed:
+        return "trial failed"
+    if panel.trials and all(t.log.empty for t in panel.trials):
+        return "no training log"
+    return "held-out pairs only"
+
+
+def _held_out(
+    f: Frame, checkpoints: Sequence[CheckpointRow], column: str, kind: str
+) -> list[Markup]:
+    """The checkpoints' values on held-out pairs."""
+    marks = []
+    for c in checkpoints:
+        number = c.get(column)
+        if number.known:
+            x, y = f.x(c.key.step), f.y(number.value)
+            parts = []
+            if number.has_interval:
+                parts.append(el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci"))
+            parts.append(svg.marker(x, y, 0 if kind == "chosen" else 1, 3.4))
+            tips = f"{tip(c)}\nΔ{kind} {number.value:.2f} nats/sequence on held-out pairs"
+            marks.append(el("g", *parts, class_=f"pt {kind}", data_ck=key_id(c.key), data_tip=tips))
+    return marks
+
+
+def _zone(f: Frame, length: float) -> Markup:
+    """Below −0.2 nats/token × the mean chosen length."""
+    limit = COLLAPSE * length
+    if not math.isfinite(limit) or limit <= f.y.low:
+        return Markup("")
+    top = f.y(min(limit, f.y.high))
+    zone = el("rect", x=f.left, y=top, width=f.right - f.left, height=f.bottom - top, class_="collapse")
+    return join([zone, svg.text(f.right - 3, f.bottom - 5, "collapse zone", "end", "note")])

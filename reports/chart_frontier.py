@@ -1,0 +1,160 @@
+"""The frontier: how far each checkpoint moved from the reference, and what it gained by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from markupsafe import Markup
+
+from prefeval.reports import svg
+from prefeval.reports.labels import key_id, short, tip
+from prefeval.reports.run import CheckpointRow, Key, Run, method_index
+from prefeval.reports.svg import Frame, Label, el, join
+from prefeval.reports.verdict import Verdict
+
+WIDE = (1160, 470)
+NARROW = (380, 400)
+
+
+def frontier(run: Run, verdict: Verdict, size: tuple[float, float] = WIDE) -> Markup:
+    """√KL (√nats/sequence) against LC win rate (%), every checkpoint, with intervals.
+
+    The stepped line is the Pareto frontier of the point estimates (Gao et al. 2022 plot gold
+    against √KL): no checkpoint off it has both less KL and a higher win rate than one on it.
+    """
+    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and _sqrt_kl(c)[0] >= 0]
+    narrow = size[0] < 600
+    x_high = svg.padded([_sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
+    y_range = svg.padded(
+        [v for c in shown for v in (c.get("lc_win_rate").low, c.get("lc_win_rate").high)],
+        include=[49, 51, *(c.get("lc_win_rate").value for c in shown)],
+        share=0.05,
+    )
+    f = svg.frame(*size, (-0.02 * x_high, x_high), y_range, margins=(26, 18, 40, 34))
+    notable = verdict.chosen_keys
+    parts = [
+        svg.axes(f, "√KL from the reference (√nats per sequence)", "LC win rate, %", x_ticks=f.x.ticks(4 if narrow else 9)),
+        _reference(f),
+        _pareto(f, shown),
+        join(_trajectories(f, shown)),
+        join(_points(f, shown, notable, verdict.recommended_key)),
+        join(_labels(f, shown, notable, verdict.recommended_key, narrow)),
+    ]
+    title = (
+        f"Frontier: square root of KL against length-controlled win rate of {len(shown)}"
+        " checkpoints with 95% intervals; the values are in the checkpoint table."
+    )
+    return svg.picture(f, title, *parts, class_="narrow-only" if narrow else "wide-only")
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one beats in both: lower x, higher y; in order of x.
+
+    >>> pareto([(1, 52), (2, 51), (3, 60), (0.5, 50)])
+    [(0.5, 50), (1, 52), (3, 60)]
+    """
+    best, found = -math.inf, []
+    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
+        if y > best:
+            found.append((x, y))
+            best = y
+    return found
+
+
+def _sqrt_kl(row: CheckpointRow) -> tuple[float, float, float]:
+    """√KL and its interval; from KL's own where √KL was not saved. Negative when unknown."""
+    root = row.get("sqrt_kl")
+    if root.known:
+        return root.value, root.low, root.high
+    kl = row.get("kl")
+    if not kl.known or kl.value < 0:
+        return -1.0, math.nan, math.nan
+    ends = [math.sqrt(max(v, 0)) if math.isfinite(v) else math.nan for v in (kl.low, kl.high)]
+    return math.sqrt(kl.value), ends[0], ends[1]
+
+
+def _reference(f: Frame) -> Markup:
+    """The reference at (0, 50) and its level."""
+    y = f.y(50)
+    return join(
+        [
+            el("line", x1=f.left, x2=f.right, y1=y, y2=y, class_="level"),
+            svg.text(f.right, y + 14, "50%: no better than the reference", "end", "note"),
+            svg.marker(f.x(0), y, 0, 4, "mark reference"),
+        ]
+    )
+
+
+def _pareto(f: Frame, shown: Sequence[CheckpointRow]) -> Markup:
+    points = [(0.0, 50.0)] + [(_sqrt_kl(c)[0], c.get("lc_win_rate").value) for c in shown]
+    corners: list[tuple[float, float]] = []
+    for x, y in pareto(points):
+        if corners:
+            corners.append((f.x(x), corners[-1][1]))
+        corners.append((f.x(x), f.y(y)))
+    corners.append((f.right, corners[-1][1]))
+    return svg.path(corners, "pareto")
+
+
+def _trajectories(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
+    """A thin line through the checkpoints of one trial, from the reference on, in training order."""
+    lines = []
+    for (method, _, _), group in groupby(shown, key=lambda c: c.key[:3]):
+        points = [(f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in group]
+        if len(points) > 1:
+            path = svg.path(points, "trajectory")
+            lines.append(el("g", path, class_=f"m{method_index(method)}", data_method=method))
+    return lines
+
+
+def _points(
+    f: Frame, shown: Sequence[CheckpointRow], notable: frozenset[Key], best: Key | None
+) -> list[Markup]:
+    """Faint marks first, then the chosen checkpoint of every β, then the recommended one."""
+    order = sorted(shown, key=lambda c: (c.key in notable, c.key == best))
+    return [point(f, c, c.key in notable, c.key == best) for c in order]
+
+
+def point(f: Frame, row: CheckpointRow, notable: bool, best: bool) -> Markup:
+    """A checkpoint's mark with its two intervals."""
+    x_value, x_low, x_high = _sqrt_kl(row)
+    lc = row.get("lc_win_rate")
+    x, y = f.x(x_value), f.y(lc.value)
+    parts = []
+    if lc.has_interval:
+        parts.append(el("line", x1=x, x2=x, y1=f.y(lc.low), y2=f.y(lc.high), class_="ci"))
+    if math.isfinite(x_low) and math.isfinite(x_high):
+        parts.append(
+            el("line", x1=f.x.clamp(x_low), x2=f.x.clamp(x_high), y1=y, y2=y, class_="ci")
+        )
+    if best:
+        parts.append(el("circle", cx=x, cy=y, r=11, class_="ring"))
+    shape = method_index(row.key.method)
+    parts.append(svg.marker(x, y, shape, 5.5 if notable or best else 3.2))
+    classes = f"pt m{shape}" + ("" if notable or best else " faint")
+    return el(
+        "g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key), data_tip=tip(row)
+    )
+
+
+def _labels(
+    f: Frame, shown: Sequence[CheckpointRow], notable: frozenset[Key], best: Key | None, narrow: bool
+) -> list[Markup]:
+    """Direct labels: the recommended checkpoint, then the chosen ones (β), then the reference."""
+    places = {c.key: (f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
+    obstacles = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
+    ranked = sorted((c for c in shown if c.key in notable), key=lambda c: c.key != best)
+    wanted = []
+    for c in ranked:
+        x, y = places[c.key]
+        words = short(c.key)
+        if c.key == best:
+            obstacles.append((x - 11, y - 11, x + 11, y + 11))
+            words = f"★ {words}, step {c.key.step}"
+        kind = "best" if c.key == best else f"m{method_index(c.key.method)}"
+        wanted.append(Label(x, y, words, f"label {kind}"))
+    wanted.insert(1, Label(f.x(0), f.y(50), "reference", "label quiet"))
+    placed = svg.place_labels(wanted, f, obstacles, gap=13 if narrow else 10)
+    return placed

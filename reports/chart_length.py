@@ -1,0 +1,147 @@
+"""Length: what a win rate owes to longer answers, and how lengths drift."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from markupsafe import Markup
+
+from prefeval.reports import svg
+from prefeval.reports.labels import key_id, short, tip
+from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
+from prefeval.reports.svg import Frame, Label, el, join
+from prefeval.reports.verdict import Verdict
+
+SIZE = (380.0, 330.0)
+
+
+def raw_against_lc(run: Run, verdict: Verdict) -> Markup:
+    """Raw (x) against length-controlled (y) win rate: under the diagonal, length did the winning."""
+    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and c.get("win_rate").known]
+    ends = [v for c in shown for n in ("win_rate", "lc_win_rate") for v in _ends(c, n)]
+    both = svg.padded(ends, include=[45, 55])
+    f = svg.frame(*SIZE, both, both, margins=(26, 12, 38, 36))
+    corner = (f.x(both[0]), f.y(both[0]), f.x(both[1]), f.y(both[1]))
+    parts = [
+        el("path", d=f"M{svg.number(corner[0])} {svg.number(corner[1])}L{svg.number(corner[2])} {svg.number(corner[3])}V{svg.number(f.bottom)}Z", class_="longer"),
+        svg.axes(f, "raw win rate, %", "LC win rate, %", x_ticks=f.y.ticks(5), y_ticks=f.y.ticks(5)),
+        el("line", x1=corner[0], y1=corner[1], x2=corner[2], y2=corner[3], class_="level"),
+        el("line", x1=f.left, x2=f.right, y1=f.y(50), y2=f.y(50), class_="level"),
+        svg.text(f.right - 4, f.bottom - 6, "won by being longer", "end", "note"),
+    ]
+    order = sorted(shown, key=lambda c: c.key in verdict.chosen_keys)
+    parts += [_scatter(f, c, c.key in verdict.chosen_keys) for c in order]
+    return svg.picture(f, "Raw against length-controlled win rate of every checkpoint", *parts)
+
+
+def _ends(row: CheckpointRow, name: str) -> tuple[float, float, float]:
+    number = row.get(name)
+    return number.low, number.value, number.high
+
+
+def _scatter(f: Frame, row: CheckpointRow, chosen: bool) -> Markup:
+    raw, lc = row.get("win_rate"), row.get("lc_win_rate")
+    x, y = f.x(raw.value), f.y(lc.value)
+    parts = []
+    if chosen and lc.has_interval:
+        parts.append(el("line", x1=x, x2=x, y1=f.y(lc.low), y2=f.y(lc.high), class_="ci"))
+    if chosen and raw.has_interval:
+        parts.append(el("line", x1=f.x(raw.low), x2=f.x(raw.high), y1=y, y2=y, class_="ci"))
+    return _mark(f, row, x, y, chosen, parts)
+
+
+def _mark(
+    f: Frame, row: CheckpointRow, x: float, y: float, chosen: bool, parts: Sequence[Markup] = ()
+) -> Markup:
+    shape = method_index(row.key.method)
+    mark = svg.marker(x, y, shape, 4.8 if chosen else 2.8)
+    classes = f"pt m{shape}" + ("" if chosen else " faint")
+    return el(
+        "g", *parts, mark, class_=classes, data_method=row.key.method, data_ck=key_id(row.key), data_tip=tip(row)
+    )
+
+
+def length_over_steps(run: Run, verdict: Verdict) -> Markup:
+    """Length ratio to the reference over training steps, one line a trial."""
+    shown = [c for c in run.checkpoints if c.get("length_ratio").known]
+    f = _ratio_frame(shown, (0, max((c.key.step for c in shown), default=1) * 1.16), log=False)
+    parts = [svg.axes(f, "step", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(4))]
+    parts += _lines(f, shown, lambda c: c.key.step, lambda c: c.key[:3], start=True)
+    parts.append(_one(f))
+    parts += [_ratio_mark(f, c, c.key.step, c.key in verdict.chosen_keys) for c in shown]
+    last = {c.key[:3]: c for c in shown}
+    extreme = sorted(last.values(), key=lambda c: -abs(c.get("length_ratio").value - 1))
+    labels = [
+        Label(f.x(c.key.step), f.y(c.get("length_ratio").value), short(c.key), f"label m{method_index(c.key.method)}")
+        for c in extreme
+    ]
+    parts += svg.place_labels(labels, f, [], gap=7)
+    return svg.picture(f, "Length ratio over training steps", *parts)
+
+
+def length_over_beta(run: Run, verdict: Verdict) -> Markup:
+    """Length ratio of the chosen checkpoint at each β, one line a method."""
+    shown = [
+        c
+        for c in run.checkpoints
+        if c.get("length_ratio").known and c.key.beta > 0 and c.key in verdict.chosen_keys
+    ]
+    f = _ratio_frame(shown, svg.log_padded(c.key.beta for c in shown), log=True)
+    parts = [svg.axes(f, "β (log)", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(5))]
+    parts.append(_one(f))
+    parts += _lines(f, shown, lambda c: c.key.beta, lambda c: c.key[:1], start=False)
+    parts += [_ratio_mark(f, c, c.key.beta, True) for c in shown]
+    ends = {c.key.method: c for c in shown}
+    labels = [
+        Label(f.x(c.key.beta), f.y(c.get("length_ratio").value), method_name(m), f"label m{method_index(m)}")
+        for m, c in ends.items()
+    ]
+    parts += svg.place_labels(labels, f, [], gap=8)
+    return svg.picture(f, "Length ratio against β", *parts)
+
+
+def _ratio_frame(shown: Sequence[CheckpointRow], x_range: tuple[float, float], *, log: bool) -> Frame:
+    values = [v for c in shown for v in _ends(c, "length_ratio")]
+    y_range = svg.padded(values, include=[0.95, 1.05])
+    return svg.frame(*SIZE, x_range, y_range, log_x=log, margins=(26, 12, 38, 36))
+
+
+def _one(f: Frame) -> Markup:
+    y = f.y(1)
+    return join(
+        [
+            el("line", x1=f.left, x2=f.right, y1=y, y2=y, class_="level"),
+            svg.text(f.left + 4, y + 13, "as long as the reference", "start", "note"),
+        ]
+    )
+
+
+def _lines(
+    f: Frame,
+    shown: Sequence[CheckpointRow],
+    x_of: Callable[[CheckpointRow], float],
+    group_of: Callable[[CheckpointRow], object],
+    *,
+    start: bool,
+) -> list[Markup]:
+    """One line a group; over steps it starts at the reference, ratio 1."""
+    lines = []
+    for _, group in groupby(shown, key=group_of):
+        members = list(group)
+        points = [(f.x(x_of(c)), f.y(c.get("length_ratio").value)) for c in members]
+        if start:
+            points.insert(0, (f.x(0), f.y(1)))
+        if len(points) > 1:
+            method = members[0].key.method
+            line = svg.path(points, "trajectory")
+            lines.append(el("g", line, class_=f"m{method_index(method)}", data_method=method))
+    return lines
+
+
+def _ratio_mark(f: Frame, row: CheckpointRow, x_value: float, chosen: bool) -> Markup:
+    number = row.get("length_ratio")
+    x, parts = f.x(x_value), []
+    if chosen and number.has_interval:
+        parts.append(el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci"))
+    return _mark(f, row, x, f.y(number.value), chosen, parts)

@@ -1,0 +1,127 @@
+"""Suites as files: the built-in one for real chat models, and anybody's own.
+
+A suite is a folder of JSONL files (or one such file), a prompt a line:
+
+    {"id": "json-01", "prompt": "Describe ...", "behaviour": "json",
+     "check": {"kind": "json_object", "keys": ["name"]}}
+
+``messages`` (a list of chat turns) may stand for ``prompt`` (one user turn). ``behaviour`` is the
+row of the retention matrix, ``cluster`` what intervals are clustered by (default: the prompt
+itself), ``use`` is "retention" unless said otherwise, ``check`` is a check of
+``prefeval.suites.checks`` and may be left out only with ``"use": "win_rate"``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from prefeval.records import Message, Messages, PrefevalError, Prompt, Use
+from prefeval.suites import checks
+
+BUILTIN = "builtin"
+BEHAVIOURS = ("json", "bullets", "tool", "refusal", "overrefusal", "facts")
+ROLES = ("system", "user", "assistant", "tool")
+_FIELDS = {"id", "prompt", "messages", "behaviour", "use", "cluster", "check"}
+
+
+def builtin_folder() -> Path:
+    """Where the built-in suite lies within the installed package."""
+    return Path(__file__).with_name("builtin")
+
+
+def _messages(row: Mapping[str, Any]) -> Messages:
+    """The chat turns of a row; raises ``ValueError`` with what is wrong."""
+    if ("prompt" in row) == ("messages" in row):
+        raise ValueError('needs either "prompt" or "messages"')
+    turns = [{"role": "user", "content": row["prompt"]}] if "prompt" in row else row["messages"]
+    if not isinstance(turns, list) or not turns:
+        raise ValueError('"messages" must be a list of chat turns, with at least one')
+    for turn in turns:
+        if not isinstance(turn, dict) or set(turn) != {"role", "content"}:
+            raise ValueError('each chat turn needs "role" and "content", and nothing else')
+        if turn["role"] not in ROLES:
+            raise ValueError(f"unknown role {turn['role']!r}; known roles: {', '.join(ROLES)}")
+        if not isinstance(turn["content"], str) or not turn["content"].strip():
+            raise ValueError(f"the {turn['role']} turn has no text")
+    if turns[-1]["role"] not in ("user", "tool"):
+        raise ValueError(f"the last turn must be the user's, not the {turns[-1]['role']}'s")
+    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+
+
+def parse_prompt(row: Any) -> Prompt:
+    """One row of a suite as a ``Prompt``; raises ``ValueError`` with what is wrong with it."""
+    if not isinstance(row, dict):
+        raise ValueError("a row must be a JSON object")
+    if unknown := sorted(set(row) - _FIELDS):
+        known = ", ".join(sorted(_FIELDS))
+        raise ValueError(f"unknown field {', '.join(unknown)}; known fields: {known}")
+    for key in ("id", "behaviour"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise ValueError(f'"{key}" is missing or no text')
+    use = row.get("use", "retention")
+    if use not in get_args(Use):
+        raise ValueError(f"unknown use {use!r}; known: {', '.join(get_args(Use))}")
+    check, cluster = row.get("check"), row.get("cluster", row["id"])
+    if check is None and use != "win_rate":
+        raise ValueError(f'"check" is missing, which a prompt with use {use!r} needs')
+    if not isinstance(cluster, str):
+        raise ValueError(f'"cluster" must be text, got {cluster!r}')
+    if check is not None:
+        checks.validate_check(check)
+    return Prompt(row["id"], _messages(row), row["behaviour"], use, cluster, check)
+
+
+def _read(path: Path, seen: dict[str, str]) -> list[Prompt]:
+    """The prompts of one file. ``seen`` maps the ids so far to where they stand."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise PrefevalError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            prompt = parse_prompt(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise PrefevalError(
+                f"{where}: not valid JSON ({error.msg}); correct the line"
+            ) from error
+        except (ValueError, RecursionError, PrefevalError) as error:
+            raise PrefevalError(f"{where}: {error}") from error
+        if prompt.id in seen:
+            raise PrefevalError(
+                f"{where}: id {prompt.id!r} is taken by {seen[prompt.id]}; rename one"
+            )
+        seen[prompt.id] = where
+        prompts.append(prompt)
+    return prompts
+
+
+def load_suite(source: str | os.PathLike[str] = BUILTIN) -> list[Prompt]:
+    """The prompts of a suite, sorted by id: ``"builtin"``, a folder of JSONL files, or one file.
+
+    Raises ``PrefevalError`` naming file and line for a row that cannot be used: missing or unknown
+    fields, unknown checks, an id that is given twice.
+    """
+    path = builtin_folder() if os.fspath(source) == BUILTIN else Path(source).expanduser()
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if not files:
+            raise PrefevalError(f"suite {path} has no .jsonl file; add one, a prompt a line")
+    elif path.is_file():
+        files = [path]
+    else:
+        raise PrefevalError(
+            f"no suite {str(source)!r}; give {BUILTIN!r}, a folder of .jsonl files or one such file"
+        )
+    seen: dict[str, str] = {}
+    prompts = [prompt for file in files for prompt in _read(file, seen)]
+    if not prompts:
+        raise PrefevalError(f"suite {path} is empty; write a prompt a line into {files[0].name}")
+    return sorted(prompts, key=lambda prompt: prompt.id)
