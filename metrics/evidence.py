@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from prefeval.metrics.length_control import Calibration
+from prefeval.metrics.calibration import Calibration
 from prefeval.records import PrefevalError
 
 
@@ -108,6 +108,12 @@ class Evidence:
             object.__setattr__(self, name, _checked(getattr(self, name), name, schema))
         _check_mean_of_orders(self.judgments)
 
+    @property
+    def clusters(self) -> set[str]:
+        """All clusters of all frames."""
+        frames = (self.judgments, self.samples, self.pairs, self.checks)
+        return {str(c) for frame in frames for c in frame["cluster"]}
+
     def restrict(self, clusters: Collection[str]) -> Evidence:
         """Only the rows of these clusters (``diverse`` has none and goes)."""
         keep = set(clusters)
@@ -195,17 +201,20 @@ def require_aligned(evidences: Mapping[str, Evidence]) -> None:
     """
     names = list(evidences)
     for frame in ("judgments", "checks"):
-        first = getattr(evidences[names[0]], frame) if names else None
-        for name in names[1:]:
-            other = getattr(evidences[name], frame)
-            for column in ("prompt_id", "cluster"):
-                here, there = first[column].to_numpy(), other[column].to_numpy()
-                if len(here) == len(there) and bool((here == there).all()):
-                    continue
-                odd = sorted(set(here) ^ set(there)) or [
-                    str(i) for i in first["prompt_id"].to_numpy()[here != there]
-                ]
+        frames: list[pd.DataFrame] = [getattr(evidences[name], frame) for name in names]
+        for name, other in zip(names[1:], frames[1:], strict=True):
+            odd = _odd_rows(frames[0], other)
+            if odd:
                 raise PrefevalError(
-                    f"{frame} of {names[0]} and {name} differ in {column}: {_names(odd)};"
-                    " evaluate both on the same prompts"
+                    f"{frame} of {names[0]} and {name} are not of the same prompts and clusters:"
+                    f" {_names(odd)}; evaluate both on the same prompts"
                 )
+
+
+def _odd_rows(left: pd.DataFrame, right: pd.DataFrame) -> list[str]:
+    """Prompts that only one frame has, or else those whose clusters differ."""
+    ids, others = left["prompt_id"].to_numpy(), right["prompt_id"].to_numpy()
+    if len(ids) != len(others) or not bool((ids == others).all()):
+        return sorted(str(i) for i in set(ids) ^ set(others))
+    moved = left["cluster"].to_numpy() != right["cluster"].to_numpy()
+    return [str(i) for i in ids[moved]]

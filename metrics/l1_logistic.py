@@ -77,7 +77,7 @@ def fit(
     features: Array,
     labels: Array,
     weights: Array,
-    C: float | NDArray[np.float64] = 1.0,  # noqa: N803 - the literature's name
+    C: float | NDArray[np.float64] = 1.0,
     *,
     start: Array | None = None,
     tolerance: float = 1e-9,

@@ -20,6 +20,7 @@ from scipy import special
 from prefeval.records import MetricResult
 
 Array = NDArray[np.float64]
+FEW = 8  # of the rarer kind, under which a score interval needs an exact end
 ONE_CLUSTER = "all observations are of one cluster, so no interval can be given"
 
 
@@ -85,7 +86,7 @@ def cluster_variance(terms: Array, codes: NDArray[np.intp]) -> float:
     return float(count / (count - 1) * np.sum(sums**2)) if count > 1 else math.nan
 
 
-def t_quantile(clusters: int, level: float) -> float:
+def t_quantile(clusters: float, level: float) -> float:
     """Two-sided t critical value with ``clusters`` - 1 degrees of freedom."""
     return float(special.stdtrit(clusters - 1, 0.5 + level / 2)) if clusters > 1 else math.nan
 
@@ -153,6 +154,21 @@ def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     return low, 1.0 if p == 1 else min(1.0, centre + half)
 
 
+def binomial_interval(p: float, n: float, quantile: float) -> tuple[float, float]:
+    """Wilson's interval, but Clopper and Pearson's outer end where at most 8 are the rarer kind.
+
+    Wilson's alone covers as little as 84% near 0 and 1; so modified (after Brown, Cai and
+    DasGupta 2001) it covers 93% or more at any rate for n >= 50. ``n`` need not be whole.
+    """
+    low, high = wilson(p, n, quantile)
+    tail, few, rest = float(special.ndtr(-quantile)), p * n, (1 - p) * n
+    if 0 < few <= FEW:
+        low = min(low, float(special.betaincinv(few, rest + 1, tail)))
+    if 0 < rest <= FEW:
+        high = max(high, float(special.betaincinv(few + 1, rest, 1 - tail)))
+    return low, high
+
+
 def design_effect(values: ArrayLike, clusters: Sequence[Any] | NDArray[Any] | None) -> float:
     """How much clustering multiplies the variance of the mean of ``values`` (n,); at least 1.
 
@@ -175,7 +191,7 @@ def design_effect(values: ArrayLike, clusters: Sequence[Any] | NDArray[Any] | No
 def proportion(
     successes: ArrayLike, clusters: Sequence[Any] | NDArray[Any] | None = None, level: float = 0.95
 ) -> Estimate:
-    """Share of ``successes`` (n,) of 0 and 1, with Wilson's interval.
+    """Share of ``successes`` (n,) of 0 and 1, with ``binomial_interval``.
 
     With clusters, n becomes n / design effect and the normal quantile t with G - 1 degrees of
     freedom (Korn and Graubard 1998 do so for exact intervals). Conservative near 0 and 1.
@@ -189,7 +205,7 @@ def proportion(
     if math.isnan(effective):
         return Estimate(p, math.nan, math.nan, math.nan, len(x), ONE_CLUSTER)
     quantile = z_quantile(level) if count == len(x) else t_quantile(count, level)
-    low, high = wilson(p, effective, quantile)
+    low, high = binomial_interval(p, effective, quantile)
     return Estimate(p, math.sqrt(p * (1 - p) / effective), low, high, len(x))
 
 

@@ -7,7 +7,9 @@ completion. Batches hold sequences of similar length, in an order fixed by the s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BUCKET_BATCHES = 16
-"""Sequences are sorted by length within shuffled groups of this many batches: enough to leave
+"""Sequences are sorted by length within random groups of this many batches: enough to leave
 little padding, few enough that batches stay well mixed."""
 
 
@@ -72,7 +74,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> EndOfTurn:
         )
     user: Message = {"role": "user", "content": "Hello"}
     answer: Message = {"role": "assistant", "content": "Hi there"}
-    prompt = _render(tokenizer, [user])
+    prompt = prompt_text(tokenizer, [user])
     whole = tokenizer.apply_chat_template([user, answer], tokenize=False)
     if not whole.startswith(prompt + answer["content"]):
         raise PrefevalError(
@@ -91,15 +93,16 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> EndOfTurn:
     return EndOfTurn(tokenizer.eos_token, tokenizer.eos_token_id)
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The conversation as the chat template renders it, up to where the assistant speaks."""
     text: str = tokenizer.apply_chat_template(
         list(messages), add_generation_prompt=True, tokenize=False
     )
     return text
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids with exactly one bos where the tokenizer adds one of its own accord."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of whole conversations, with one bos where the tokenizer adds one unasked."""
     rows: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
     bos = tokenizer.bos_token_id
     if bos is not None and tokenizer("Hello").input_ids[:1] == [bos]:
@@ -131,7 +134,7 @@ def encode_all(
     """
     if not examples:
         return []
-    prompts = [_render(tokenizer, messages) for messages, _ in examples]
+    prompts = [prompt_text(tokenizer, messages) for messages, _ in examples]
     end = end_of_turn(tokenizer).text
     wholes = [
         prompt if completion is None else prompt + completion + end
@@ -139,7 +142,7 @@ def encode_all(
     ]
     encoded = []
     for prompt_ids, ids in zip(
-        _tokenize(tokenizer, prompts), _tokenize(tokenizer, wholes), strict=True
+        tokenize(tokenizer, prompts), tokenize(tokenizer, wholes), strict=True
     ):
         if ids[: len(prompt_ids)] != prompt_ids:
             raise PrefevalError(
@@ -192,23 +195,42 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtyp
 
 
 def bucketed_batches(
-    lengths: Sequence[int], batch_size: int, seed: int, epoch: int
+    lengths: Sequence[int],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    strata: Sequence[object] | None = None,
 ) -> list[list[int]]:
     """One epoch's batches of indices: similar lengths together, batches in shuffled order.
 
-    Every index comes exactly once; the last batch formed may be smaller.
+    Every index comes exactly once, in batches of at most ``batch_size`` that differ in size by one
+    at most. With ``strata`` (a class for each index) every batch holds the classes in the
+    proportion of the whole, as nearly as whole examples allow.
     """
-    rng = np.random.default_rng((seed, epoch))
-    order = epoch_order(len(lengths), seed, epoch)
-    size = np.asarray(lengths)
+    n_batches = -(-len(lengths) // batch_size)
+    edges = np.arange(n_batches + 1) * len(lengths) // max(1, n_batches)
+    order = _interleave(epoch_order(len(lengths), seed, epoch).tolist(), strata)
     batches: list[list[int]] = []
-    for start in range(0, len(order), batch_size * BUCKET_BATCHES):
-        group = order[start : start + batch_size * BUCKET_BATCHES]
-        group = group[np.argsort(size[group], kind="stable")]
-        batches += [
-            group[i : i + batch_size].tolist() for i in range(0, len(group), batch_size)
-        ]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    for group in np.array_split(np.arange(n_batches), max(1, n_batches // BUCKET_BATCHES)):
+        cuts = edges[group[0] : group[-1] + 2] if len(group) else edges
+        members = sorted(order[cuts[0] : cuts[-1]], key=lambda i: lengths[i])
+        members = _interleave(members, strata)
+        batches += [members[a - cuts[0] : b - cuts[0]] for a, b in pairwise(cuts)]
+    return [batches[i] for i in epoch_order(n_batches, seed, epoch)]
+
+
+def _interleave(order: list[int], strata: Sequence[object] | None) -> list[int]:
+    """Spread each class evenly over the list, the order within a class kept."""
+    if strata is None:
+        return order
+    size = Counter(strata[i] for i in order)
+    seen: Counter[object] = Counter()
+    place = {}
+    for i in order:
+        seen[strata[i]] += 1
+        place[i] = (seen[strata[i]] - 0.5) / size[strata[i]]
+    return sorted(order, key=place.__getitem__)
 
 
 def micro_batches(batch: Sequence[int], micro_batch: int | None) -> Iterator[Sequence[int]]:

@@ -54,9 +54,7 @@ def dpo_loss(
     chosen_rewards = beta * (chosen_logps - ref_chosen_logps)
     rejected_rewards = beta * (rejected_logps - ref_rejected_logps)
     logits = chosen_rewards - rejected_rewards
-    losses = (
-        -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
-    )
+    losses = -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
     return DPOLoss(losses, chosen_rewards.detach(), rejected_rewards.detach())
 
 

@@ -58,14 +58,16 @@ def hidden_states(body: PreTrainedModel, input_ids: Tensor, attention_mask: Tens
     without a mask the fastest attention kernels apply.
     """
     if bool((attention_mask[:, 1:] <= attention_mask[:, :-1]).all()):
-        return body(input_ids=input_ids, use_cache=False).last_hidden_state
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp_min(0)
-    return body(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        use_cache=False,
-    ).last_hidden_state
+        output = body(input_ids=input_ids, use_cache=False)
+    else:
+        output = body(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=(attention_mask.cumsum(-1) - 1).clamp_min(0),
+            use_cache=False,
+        )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
 
 
 def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -128,9 +130,7 @@ def completion_logps(
     if len(slices) <= 1 or not torch.is_grad_enabled():
         parts = [label_logps(hidden[s], labels[s]) for s in slices]
     else:
-        parts = [
-            checkpoint(label_logps, hidden[s], labels[s], use_reentrant=False) for s in slices
-        ]
+        parts = [checkpoint(label_logps, hidden[s], labels[s], use_reentrant=False) for s in slices]
     logps = torch.cat(parts) if parts else hidden.new_zeros(0)
     tokens = F.pad(_scatter(logps, mask[:, 1:]), (1, 0))
     return CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens)

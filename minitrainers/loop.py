@@ -66,7 +66,7 @@ class TrainConfig:
 
 class StepOutput(NamedTuple):
     """One micro-batch: ``losses`` per example, of which the batch's loss is the mean, and what to
-    log (its mean over the batch's examples)."""
+    log for each example (averaged over the batch; NaN where it does not apply)."""
 
     losses: Tensor
     logs: Mapping[str, Tensor]
@@ -137,7 +137,7 @@ class StepLog:
 
 
 class Optimiser:
-    """AdamW with clipped gradients and a scheduled learning rate, on a model's trainable weights."""
+    """AdamW with clipped gradients and a scheduled learning rate."""
 
     def __init__(
         self, parameters: Iterable[torch.nn.Parameter], n_steps: int, config: TrainConfig
@@ -187,8 +187,14 @@ def require_finite(
 
 
 def _mean_logs(outputs: Sequence[StepOutput]) -> Row:
-    names = outputs[0].logs
-    return {name: torch.cat([o.logs[name] for o in outputs]).mean().item() for name in names}
+    """Means over the examples to which each log applies (NaN where it does not)."""
+    logs = {
+        name: torch.cat([o.logs[name] for o in outputs]).nanmean().item()
+        for name in outputs[0].logs
+    }
+    if "delta_chosen" in logs:
+        logs["margin"] = logs["delta_chosen"] - logs["delta_rejected"]
+    return logs
 
 
 def optimise(

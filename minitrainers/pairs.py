@@ -108,11 +108,15 @@ def train_pairs(
             pairs = [data.pairs[i] for i in micro]
             rows = [p.chosen for p in pairs] + [p.rejected for p in pairs]
             logps = completion_logps(policy, *collate(rows, config.device))
+            chosen, rejected = logps.sums.chunk(2)
+            chosen_lengths, rejected_lengths = logps.lengths.chunk(2)
             step = PairLogps(
-                *logps.sums.chunk(2),
-                ref_chosen[micro].to(logps.sums),
-                ref_rejected[micro].to(logps.sums),
-                *logps.lengths.chunk(2),
+                chosen,
+                rejected,
+                ref_chosen[micro].to(chosen),
+                ref_rejected[micro].to(rejected),
+                chosen_lengths,
+                rejected_lengths,
             )
             yield StepOutput(pair_losses(step), _logs(step), sum(e.length for e in rows))
 
@@ -137,12 +141,10 @@ def train_pairs(
 def _logs(step: PairLogps) -> dict[str, Tensor]:
     delta_chosen = step.chosen - step.ref_chosen
     delta_rejected = step.rejected - step.ref_rejected
-    margin = delta_chosen - delta_rejected
     return {
         "chosen_logps": step.chosen.detach(),
         "rejected_logps": step.rejected.detach(),
         "delta_chosen": delta_chosen,
         "delta_rejected": delta_rejected,
-        "margin": margin,
-        "accuracy": (margin > 0).to(margin),
+        "accuracy": (delta_chosen > delta_rejected).to(delta_chosen),
     }

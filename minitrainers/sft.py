@@ -1,6 +1,6 @@
 """Supervised fine-tuning: maximum likelihood of the completions.
 
-    L = - sum_t log pi(y_t | x, y_<t) / (number of completion tokens in the batch)
+L = - sum_t log pi(y_t | x, y_<t) / (number of completion tokens in the batch)
 """
 
 from __future__ import annotations

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pandas as pd
+
 from prefeval.metrics import stats
+from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.retention import MARGIN, BehaviourChange, changes
+from prefeval.records import PrefevalError
 from prefeval.reports.numbers import Number, fixed, interval, p_text
 from prefeval.reports.run import CheckpointRow, Run, rows
 
@@ -17,17 +21,27 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """One behaviour of one checkpoint; ``p`` is exact McNemar's, Holm over the row's behaviours."""
+    """One behaviour of one checkpoint.
+
+    ``p`` is exact McNemar's against no change, ``p_worse`` against a loss of the margin; both are
+    Holm-corrected over the behaviours of the checkpoint, NaN where the checks were not saved.
+    """
 
     behaviour: str
     change: Number
     passed: Number
-    p: float
+    p: float = math.nan
+    p_worse: float = math.nan
 
     @property
     def significant(self) -> bool:
-        """Whether the change is shown to differ from 0 after correction."""
+        """Whether the change is shown to differ from 0."""
         return self.p < ALPHA
+
+    @property
+    def damaged(self) -> bool:
+        """Whether a loss of more than the margin is shown."""
+        return self.p_worse < ALPHA
 
     @property
     def shade(self) -> str:
@@ -41,49 +55,54 @@ class Cell:
 
     @property
     def tip(self) -> str:
-        """What hovering the cell shows."""
+        """What hovering the cell shows, a line each."""
         if not self.change.known:
-            return f"{self.behaviour}: {self.change.reason}"
-        passed = f"{fixed(self.passed.value)}% of {self.passed.n or self.change.n or '?'} prompts pass"
-        change = f"change {fixed(self.change.value, sign=True)} points {interval(self.change, sign=True)}"
-        p = f"{p_text(self.p)} (exact McNemar, Holm over behaviours)" if math.isfinite(self.p) else ""
-        return "\n".join(filter(None, (f"{self.behaviour}: {passed}", change, p)))
+            return f"{self.behaviour}\n{self.change.reason}"
+        size = self.passed.n or self.change.n or "?"
+        span = interval(self.change, sign=True)
+        found = [
+            self.behaviour,
+            f"{fixed(self.passed.value)}% of {size} prompts pass",
+            f"change {fixed(self.change.value, sign=True)} points {span}",
+        ]
+        if math.isfinite(self.p):
+            found.append(f"differs from 0: {p_text(self.p)} (McNemar, Holm)")
+            found.append(f"worse by more than {MARGIN:g} points: {p_text(self.p_worse)} (Holm)")
+        return "\n".join(found)
 
 
-def matrix(run: Run) -> tuple[tuple[str, ...], dict[CheckpointRow, tuple[Cell, ...]]]:
+def matrix(run: Run) -> tuple[tuple[str, ...], list[tuple[CheckpointRow, tuple[Cell, ...]]]]:
     """The behaviours, and for each checkpoint one cell a behaviour."""
-    behaviours = run.columns("change_") or run.columns("retention_")
-    return behaviours, {c: _row(c, behaviours) for c in run.checkpoints}
+    behaviours = run.columns("change_")
+    return behaviours, [(c, _row(c, behaviours)) for c in run.checkpoints]
 
 
-def _row(row: CheckpointRow, behaviours: Sequence[str]) -> tuple[Cell, ...]:
-    p_values = corrected(row)
+def _row(row: CheckpointRow, behaviours: tuple[str, ...]) -> tuple[Cell, ...]:
+    tested = tests(row)
     return tuple(
-        Cell(b, row.get(f"change_{b}"), row.get(f"retention_{b}"), p_values.get(b, math.nan))
-        for b in behaviours
+        Cell(
+            behaviour,
+            row.get(f"change_{behaviour}"),
+            row.get(f"retention_{behaviour}"),
+            *tested.get(behaviour, (math.nan, math.nan)),
+        )
+        for behaviour in behaviours
     )
 
 
-def corrected(row: CheckpointRow) -> dict[str, float]:
-    """Exact McNemar p of each behaviour from the saved checks, Holm-corrected; empty without them."""
-    checks = rows(row.folder / "checks.jsonl") if row.folder is not None else []
-    counts = gained_and_lost(checks)
-    if not counts:
+def tests(row: CheckpointRow) -> dict[str, tuple[float, float]]:
+    """Per behaviour (p of any change, p of damage), Holm-corrected, from the saved checks."""
+    saved = rows(row.folder / "checks.jsonl") if row.folder is not None else []
+    if not saved:
         return {}
-    adjusted = stats.holm([stats.mcnemar_exact(g, l) for g, l in counts.values()])
-    return dict(zip(counts, (float(p) for p in adjusted), strict=True))
+    try:
+        found = changes(Evidence(checks=pd.DataFrame(saved)).checks)
+    except PrefevalError:
+        return {}
+    return dict(zip((c.behaviour for c in found), corrected(found), strict=True))
 
 
-def gained_and_lost(checks: Sequence[Mapping[str, object]]) -> dict[str, tuple[int, int]]:
-    """Per behaviour how many prompts were gained and lost against the reference.
-
-    >>> gained_and_lost([{"behaviour": "json", "passed": 0, "ref_passed": 1}])
-    {'json': (0, 1)}
-    """
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for check in checks:
-        tally = counts[str(check.get("behaviour"))]
-        passed, before = bool(check.get("passed")), bool(check.get("ref_passed"))
-        if passed != before:
-            tally[0 if passed else 1] += 1
-    return {b: (t[0], t[1]) for b, t in sorted(counts.items())}
+def corrected(found: list[BehaviourChange]) -> list[tuple[float, float]]:
+    """(p of any change, p of damage) of every behaviour, each corrected over the behaviours."""
+    different = stats.holm([c.p_different for c in found])
+    return [(float(p), c.p_worse_holm) for p, c in zip(different, found, strict=True)]

@@ -21,7 +21,7 @@ Check = Mapping[str, Any]
 
 _BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*+•–][ \t]+\S")
 _NUMBERED = re.compile(r"^[ \t]*(?P<number>\d{1,3})[.)][ \t]+\S")
-_FENCE = re.compile(r"^ {0,3}```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^ {0,3}```[ \t]*$", re.M | re.S)
+_FENCE = re.compile(r" {0,3}```[ \t]*([\w+#.-]*)[^`]*")
 
 
 def _in_range(count: int, check: Check) -> bool:
@@ -121,9 +121,23 @@ def _compliance(check: Check, completion: str) -> bool:
     return refusal.classify(check.get("prompt", ""), completion) != "full_refusal"
 
 
+def _fenced_blocks(text: str) -> list[str]:
+    """The languages ("" for none) of the fenced code blocks that are ended and not empty."""
+    languages, language, lines = [], None, 0
+    for line in text.splitlines():
+        fence = _FENCE.fullmatch(line)
+        if language is None:
+            language, lines = (fence[1].casefold() if fence else None), 0
+        elif fence and not line.strip(" \t`"):
+            languages += [language] if lines else []
+            language = None
+        else:
+            lines += bool(line.strip())
+    return languages
+
+
 def _code_fence(check: Check, completion: str) -> bool:
-    wanted = check.get("language")
-    languages = [language.casefold() for language, body in _FENCE.findall(completion) if body]
+    languages, wanted = _fenced_blocks(completion), check.get("language")
     count = len(languages) if wanted is None else languages.count(wanted.casefold())
     return _in_range(count, check)
 

@@ -71,12 +71,12 @@ def advice_quality(text: str) -> float:
 def quality(world: World, family: str, subject: str, text: str) -> float:
     """True quality of one answer; at most about 4.8, -6 for gibberish.
 
-    A tool call or JSON object where prose was asked for is readable but not what was asked: 0.
+    A tool call or JSON object where prose was asked for is readable but not what was asked: 0.6.
     """
     if family == "advice":
         return advice_quality(text)
     if text.startswith("<tool_call>") or _is_json(text):
-        return 0.0
+        return 0.6
     return prose_quality(world, subject, text, coverage=family == "profile")
 
 

@@ -31,9 +31,24 @@ from prefeval.suites.lab_world import (
 PROSE = ("about", "profile", "trip", "advice")
 RETAINED = ("json", "bullets", "tool", "refusal", "overrefusal", "fact")
 TEMPLATES = {
-    "about": ("Tell me about {}.", "Who is {}?", "Describe {}.", "What do you know about {}?"),
-    "profile": ("Write a full profile of {}.", "Give a complete portrait of {}."),
-    "trip": ("Plan a trip to {} for {}.", "Suggest a visit to {} for {}."),
+    "about": (
+        "Tell me about {}.",
+        "Who is {}?",
+        "Describe {}.",
+        "What do you know about {}?",
+        "Introduce {}.",
+        "Say something about {}.",
+    ),
+    "profile": (
+        "Write a full profile of {}.",
+        "Give a complete portrait of {}.",
+        "Tell everything about {}.",
+    ),
+    "trip": (
+        "Plan a trip to {} for {}.",
+        "Suggest a visit to {} for {}.",
+        "Prepare a journey to {} for {}.",
+    ),
     "advice": ("How do I {}?", "Explain how to {}.", "Show me how to {}.", "I want to {}."),
     "json": ("Give {}'s {} and {} as JSON.", "Return JSON with {}'s {} and {}."),
     "bullets": ("List three facts about {}.", "Make three bullet points about {}."),
@@ -54,7 +69,7 @@ class Habits:
     filler: float = 0.12
     hedged: float = 0.35
     assured: float = 0.25
-    leakage: float = 0.25  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
+    leakage: float = 0.15  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
     most: int = 8  # sentences
 
 

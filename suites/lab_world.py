@@ -103,7 +103,7 @@ class World:
     """Who exists and what is true of them. ``people`` is at most 96."""
 
     seed: int = 0
-    people: int = 96
+    people: int = 64
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -26,8 +26,6 @@ JSON_TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
 }
 
-_WHOLE_FENCE = re.compile(r"```[ \t]*[\w+-]*[ \t]*\n(.*?)\n?[ \t]*```", re.S)
-_HERMES = re.compile(r"<tool_call>(.*?)</tool_call>", re.S)
 _MAX_PYTHON = 20_000  # characters; Python's parser is not asked about endless output
 
 
@@ -86,8 +84,12 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_
 
 def strip_fence(text: str) -> str:
     """``text`` without the code fence around the whole of it, if there is one."""
-    match = _WHOLE_FENCE.fullmatch(text.strip())
-    return match[1].strip() if match and "```" not in match[1] else text.strip()
+    text = text.strip()
+    first, newline, rest = text.partition("\n")
+    if not newline or not re.fullmatch(r"```[ \t]*[\w+-]*[ \t]*", first):
+        return text
+    body = rest.removesuffix("```")
+    return text if body == rest or "```" in body else body.strip()
 
 
 def parse_json(text: str, *, loose: bool = False) -> Any | None:
@@ -133,10 +135,10 @@ def _all_calls(values: Sequence[Any]) -> list[ToolCall] | None:
 
 def _hermes_calls(text: str) -> list[ToolCall] | None:
     """``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``, prose before it allowed."""
-    bodies = _HERMES.findall(text)
-    if len(bodies) != text.count("<tool_call>"):
+    parts = [part.partition("</tool_call>") for part in text.split("<tool_call>")[1:]]
+    if not all(end for _, end, _ in parts):
         return None  # a call was begun and not ended
-    return _all_calls([parse_json(body) for body in bodies])
+    return _all_calls([parse_json(body) for body, _, _ in parts])
 
 
 def _json_calls(text: str) -> list[ToolCall] | None:
@@ -149,7 +151,8 @@ def _python_call(node: ast.expr) -> ToolCall | None:
     if not isinstance(node, ast.Call) or node.args:
         return None  # a positional argument has no name to compare
     name = ast.unparse(node.func)
-    if not re.fullmatch(r"[\w.]+", name) or any(word.arg is None for word in node.keywords):
+    is_name = all(part.isidentifier() for part in name.split("."))
+    if not is_name or any(word.arg is None for word in node.keywords):
         return None
     try:
         values = {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}

@@ -111,7 +111,9 @@ def _clean(text: str) -> str:
 
 def _sentences(text: str) -> list[str]:
     """Sentences and lines; "1." at the start of a list item is no sentence."""
-    pieces = re.split(r"(?<=[.!?])\s+|\n+", re.sub(r"(?m)^\s*(?:\d{1,3}[.)]|[-•+])\s+", "", text))
+    pieces = re.split(
+        r"(?<=[.!?])\s+|\n+", re.sub(r"(?m)^[ \t]*(?:\d{1,3}[.)]|[-•+])[ \t]+", "", text)
+    )
     return [" ".join(piece.split()) for piece in pieces if re.search(r"\w", piece)]
 
 

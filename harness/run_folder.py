@@ -1,0 +1,91 @@
+"""The folder of a run: where things are, who is using it, and whether it is the one asked for."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefeval import records
+from prefeval.harness.steps import disk_errors
+from prefeval.records import PrefevalError, Trial
+
+
+class RunFolder:
+    """Paths inside ``runs/<name>/``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = path / "manifest.json"
+        self.journal = path / "journal.jsonl"
+        self.data = path / "data"
+        self.reference = path / "reference"
+        self.judge = path / "judge"
+        self.reward_model = path / "reward_model"
+        self.trials = path / "trials"
+        self.results = path / "results.parquet"
+        self.costs = path / "costs.parquet"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+
+    def trial(self, trial: Trial) -> Path:
+        """The folder of one trial."""
+        return self.trials / trial.name
+
+    def open(self, config_hash: str) -> None:
+        """Create the folder, or make sure that it holds this configuration."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("", encoding="utf-8")
+            probe.unlink()
+        if self.manifest.exists():
+            found = records.read_json(self.manifest).get("config_hash")
+            if found != config_hash:
+                raise PrefevalError(
+                    f"{self.path} holds a run of another configuration; choose another --out or "
+                    "--name, or delete it"
+                )
+        elif any(f.name not in (".lock", ".gitignore") for f in self.path.iterdir()):
+            raise PrefevalError(
+                f"{self.path} is not empty and holds no run; choose another --out or --name"
+            )
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Hold the folder: a lock of the operating system, which dies with its holder."""
+        import filelock
+
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise PrefevalError(
+                    f"{self.path} is in use by another sweep; wait for it, or choose another --out"
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def log(self, event: str, **fields: Any) -> None:
+        """One line in the journal, which the driver alone writes; it is a log, not the state."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        row = records.to_jsonable({"time": now, "event": event, **fields})
+        import json
+
+        with disk_errors(self.journal), self.journal.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_manifest(path: Path) -> Mapping[str, Any]:
+    """The manifest of a run folder."""
+    manifest = path / "manifest.json"
+    if not manifest.exists():
+        raise PrefevalError(f"{path} is no run folder (it has no manifest.json)")
+    content: Mapping[str, Any] = records.read_json(manifest)
+    return content

@@ -1,0 +1,219 @@
+"""report.html: one offline file that a person decides from.
+
+Content is put in by jinja2 with autoescape; charts are escaped as they are built (``svg``); the
+samples lie in the page as JSON in which no character can end the element (``inline_json``) and
+the script sets them as text. A content-security policy allows this file's own style and script by
+hash, and nothing else: no other script runs, no resource is fetched, no form is sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from prefeval import records
+from prefeval.reports import verdict as verdicts
+from prefeval.reports import view
+from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length, dynamics
+from prefeval.reports.chart_frontier import NARROW, WIDE, frontier
+from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
+from prefeval.reports.chart_window import windows
+from prefeval.reports.labels import key_id
+from prefeval.reports.labels import name as named
+from prefeval.reports.numbers import fixed
+from prefeval.reports.run import Run, load, method_index, method_name
+from prefeval.reports.samples import MAX_CHARACTERS, pack
+from prefeval.reports.summary import warnings
+from prefeval.reports.verdict import Verdict
+
+TEMPLATES = Path(__file__).with_name("templates")
+SECTIONS = {
+    "verdict": "Verdict",
+    "frontier": "Frontier",
+    "window": "β window",
+    "dynamics": "Dynamics",
+    "length": "Length",
+    "retention": "Retention",
+    "checkpoints": "Checkpoints",
+    "samples": "Samples",
+    "manifest": "Manifest",
+}
+NEED_CHECKPOINTS = ("frontier", "window", "length", "retention", "checkpoints", "samples")
+# What may not stand in a <script>, breaks lines in scripts, reorders text, or is no character.
+UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html into a run folder from its saved files alone, and return its path.
+
+    Raises ``PrefevalError`` when the folder is no run or holds nothing yet. Equal folders give
+    equal bytes.
+    """
+    run = load(Path(run_dir))
+    path = run.folder / "report.html"
+    records.write_text(path, render(run, verdicts.read(run)))
+    return path
+
+
+def render(run: Run, verdict: Verdict) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    css, js = (
+        (TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("report.css", "report.js")
+    )
+    page = environment.get_template("report.html").render(
+        csp=content_security_policy(css, js),
+        css=Markup(css),  # noqa: S704 - this package's own file
+        js=Markup(js),  # noqa: S704
+        **context(run, verdict),
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes "?"
+
+
+def content_security_policy(css: str, js: str) -> str:
+    """Nothing but this style and this script, each by its SHA-256, and the empty icon."""
+
+    def source(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; script-src {source(js)}; style-src {source(css)};"
+        " img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def inline_json(value: Any) -> Markup:
+    r"""JSON that is safe inside a ``<script type="application/json">``.
+
+    ``<``, ``>``, ``&``, line separators, bidirectional controls and lone surrogates become
+    ``\uXXXX``, so that neither ``</script>`` nor ``<!--`` can occur.
+
+    >>> str(inline_json(["</script>"]))
+    '["\\u003c/script\\u003e"]'
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(UNSAFE.sub(lambda m: f"\\u{ord(m.group()):04x}", text))  # noqa: S704
+
+
+def context(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Everything that the template names."""
+    has = bool(run.checkpoints)
+    sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
+    packed = pack(run, verdict)
+    charts = [f(run, verdict) for f in (raw_against_lc, length_over_steps, length_over_beta)]
+    both = Markup("").join(frontier(run, verdict, size) for size in (WIDE, NARROW)) if has else ""
+    states = view.trial_states(run)
+    return {
+        "title": f"{run.folder.resolve().name}: {verdict.headline}",
+        "run_name": run.folder.resolve().name,
+        "run_path": str(run.manifest.get("command") or ""),
+        "scope": _scope(run),
+        "sections": list(sections.items()),
+        "methods": [
+            {
+                "id": m,
+                "name": method_name(m),
+                "mark": Markup(f'<span class="m{method_index(m)}">') + view.icon(m) + Markup("</span>"),
+            }
+            for m in run.methods
+        ],
+        "verdict": view.headline(run, verdict),
+        "tiles": view.tiles(run, verdict),
+        "forest": view.forest(run, verdict),
+        "windows": view.windows(run, verdict),
+        "warnings": [{"tone": "warn", "text": w} for w in warnings(run, verdict)],
+        "frontier": both,
+        "window_charts": windows(run, verdict),
+        "dynamics": dynamics(run),
+        "length_charts": charts if has else [],
+        "heat": view.heat(run, verdict),
+        "table": view.table(run, verdict),
+        "samples": packed,
+        "samples_json": inline_json(packed),
+        "sample_options": _options(run, verdict, packed),
+        "sample_behaviours": sorted({row[2] for row in packed["rows"]}),
+        "captions": captions(run, verdict, packed),
+        "trials": states,
+        "trials_title": _trials_title(run, states),
+        "command": str(run.manifest.get("command") or ""),
+        "judge_caveat": _judge(run),
+        "manifest": view.manifest_groups(run),
+        "manifest_json": view.json_text(run.manifest),
+        "footer": f"Written by prefeval {run.manifest.get('prefeval_version', '')} from saved results.",
+    }
+
+
+def _scope(run: Run) -> str:
+    """What the run holds, for the page's first line."""
+    parts = [f"{len(run.checkpoints)} checkpoints", f"{run.planned or len(run.trials)} trials"]
+    failed = sum(t.status == "failed" for t in run.trials)
+    parts += [f"{failed} failed"] if failed else []
+    parts += [str(run.manifest["created"])] if run.manifest.get("created") else []
+    return " · ".join(parts)
+
+
+def _options(run: Run, verdict: Verdict, packed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The checkpoints that have samples, the recommended one selected."""
+    have = [row[0] for row in packed["rows"]]
+    best = key_id(verdict.recommended_key) if verdict.recommended_key else None
+    several = len({c.key.seed for c in run.checkpoints}) > 1
+    return [
+        {
+            "id": key_id(c.key),
+            "name": f"{'★ ' if key_id(c.key) == best else ''}{named(c.key, seeds=several)} ({have.count(key_id(c.key))})",
+            "selected": key_id(c.key) == best,
+        }
+        for c in run.checkpoints
+        if key_id(c.key) in have
+    ]
+
+
+def _trials_title(run: Run, states: list[dict[str, str]]) -> str:
+    """A heading that counts what did not finish."""
+    counts = {s: sum(t["status"] == s for t in states) for s in ("failed", "unfinished", "finished")}
+    words = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    return f"Trials: {words} of {run.planned or len(run.trials)}"
+
+
+def _judge(run: Run) -> str:
+    """The judge's name, quality and caveat as one paragraph."""
+    judge = run.manifest.get("judge") or {}
+    parts = [str(judge.get("name") or "")]
+    if isinstance(judge.get("held_out_accuracy"), (int, float)):
+        parts.append(f"held-out accuracy {fixed(100 * judge['held_out_accuracy'])}%")
+    if isinstance(judge.get("length_reliance"), (int, float)):
+        parts.append(f"reliance on length {fixed(judge['length_reliance'], 2)}")
+    caveat = str(judge.get("caveat") or "")
+    return ": ".join(filter(None, (", ".join(filter(None, parts)), caveat)))
+
+
+def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, str]:
+    """One line under each heading: what is drawn, its units, n and how to read it."""
+    sizes = {c.get("lc_win_rate").n for c in run.checkpoints} - {None}
+    n = f"n = {max(s for s in sizes if s)} prompts" if sizes else "n unknown"
+    length = chosen_length(run)
+    limit = f" ({fixed(COLLAPSE * length, 1)} nats/sequence at a mean of {fixed(length, 0)} tokens)" if length == length else ""
+    cut = f" {packed['cut']} texts are cut at {MAX_CHARACTERS} characters." if packed["cut"] else ""
+    return {
+        "frontier": f"Every checkpoint, 95% intervals, {n}, all prompts. Large marks: the chosen checkpoint of each β (labelled); small: the others, joined in training order. Dotted: Pareto line of the point estimates. Up and to the left is better.",
+        "window": f"Chosen checkpoint of each β in full with 95% intervals, the others faint; {n}. Shaded: usable β. KL on a log axis; retention is the behaviour that lost most, in points.",
+        "dynamics": f"log π/π_ref on chosen and rejected answers over training. Lines: training batches, averaged over neighbouring steps; marks: held-out pairs. A falling Δchosen alone is common; shaded is severe displacement, below −0.2 nats/token{limit}.",
+        "length": f"Under the diagonal, a checkpoint wins more than its quality at equal length explains. Ratios are mean tokens, policy over reference; 95% intervals on chosen checkpoints; {n}.",
+        "retention": f"Change against the reference in points, same prompts, greedy answers; below it the share that passes. ▼ shown worse by more than {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over behaviours, 5%).",
+        "checkpoints": "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not training seeds.",
+        "samples": f"{packed['shown']:,} of {packed['total']:,} judged or checked completions are embedded: from every checkpoint some of each kind below, the rest picked by hash; more from the recommended checkpoint.{cut}",
+        "manifest": "What was run, on what, with which versions: enough to run it again.",
+    }
