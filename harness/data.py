@@ -177,7 +177,7 @@ def split_pairs(
     Raises ``PrefevalError`` for shares that leave nothing to train on, or a part that is asked for
     and stays empty.
     """
-    if held_out < 0 or reward_model < 0 or held_out + reward_model >= 1:
+    if not (held_out >= 0 and reward_model >= 0 and held_out + reward_model < 1):  # NaN too
         raise PrefevalError(
             f"held_out {held_out:g} and reward_model {reward_model:g} must be >= 0 and leave "
             "something to train on; try 0.2 and 0.2"

@@ -61,7 +61,7 @@ class Evaluator:
         self.task = task
         self.suite = load_suite(task)
         self.reference = self.backend(task.reference)
-        self.judge = judges.from_spec(task.judge)
+        self.judge = judges.open_judge(task.judge)
         self.held_out = preference_data.load_pairs(task.data / "pairs_held_out.jsonl").items
         self.key = records.content_hash(
             [
@@ -109,25 +109,6 @@ class Evaluator:
             rows += _plain_rows(frame.assign(replicate=index))
         return rows
 
-    def calibration(self) -> tuple[length_control.Calibration, Mapping[str, float]]:
-        """What length control freezes before a run: the A/A rows, and each prompt's difficulty."""
-        rows = records.read_jsonl(self.task.reference_dir / "self_play.jsonl")
-        if not rows:
-            return length_control.Calibration(), {}
-        frame = pd.DataFrame(rows)
-        preference = frame["preference"].astype(float).to_numpy()
-        difficulty = length_control.difficulty_from_self_play(
-            frame["prompt_id"].tolist(), preference
-        )
-        gamed = length_control.gamed_rows(
-            preference,
-            frame["len_output"],
-            frame["len_baseline"],
-            difficulty.loc[frame["prompt_id"]].to_numpy(),
-        )
-        name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
-        return length_control.Calibration(gamed=gamed, name=name), difficulty.to_dict()
-
     # -- one checkpoint -----------------------------------------------------------------------
 
     def measure(self, checkpoint: Path, out: Path) -> list[MetricResult]:
@@ -151,7 +132,7 @@ class Evaluator:
 
     def evidence(self, out: Path) -> Evidence:
         """The saved measurements of one checkpoint as the frames that metrics read."""
-        return read_evidence(out, self.task, self.suite, self.calibration())
+        return read_evidence(out, self.task, read_calibration(self.task))
 
     def _completions(
         self, out: Path, backend: HuggingFaceBackend, key: str, *, reference: bool
@@ -276,10 +257,31 @@ def read_metrics(path: Path) -> list[MetricResult]:
 _FLOATS = ("value", "stderr", "ci_low", "ci_high")
 
 
+def read_calibration(
+    task: Task,
+) -> tuple[length_control.Calibration, Mapping[str, float]]:
+    """What length control freezes before a run: the A/A rows, and each prompt's difficulty."""
+    rows = records.read_jsonl(task.reference_dir / "self_play.jsonl")
+    if not rows:
+        return length_control.Calibration(), {}
+    frame = pd.DataFrame(rows)
+    preference = frame["preference"].astype(float).to_numpy()
+    difficulty = length_control.difficulty_from_self_play(
+        frame["prompt_id"].tolist(), preference
+    )
+    gamed = length_control.gamed_rows(
+        preference,
+        frame["len_output"],
+        frame["len_baseline"],
+        difficulty.loc[frame["prompt_id"]].to_numpy(),
+    )
+    name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
+    return length_control.Calibration(gamed=gamed, name=name), difficulty.to_dict()
+
+
 def read_evidence(
     out: Path,
     task: Task,
-    suite: Suite,
     calibration: tuple[length_control.Calibration, Mapping[str, float]],
 ) -> Evidence:
     """The frames of one checkpoint, joined with the reference's by id."""

@@ -171,8 +171,10 @@ def _build_folder(path: Path, make: Callable[[Path], None]) -> None:
 
 def _train_reference(lab: Lab, out: Path, on_progress: OnProgress) -> None:
     """Supervised fine-tuning of a new model on the demonstrator's examples."""
-    from prefeval.harness.threads import one_thread
+    from prefeval.harness.threads import no_bars, one_thread
     from prefeval.minitrainers import batches, loop, sft
+
+    no_bars()
 
     c = lab.config
     habits = lab_prompts.Habits(leakage=c.leakage)

@@ -284,7 +284,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
         )
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -298,7 +298,7 @@ def weights_hash(source: str | os.PathLike[str]) -> str:
     folder = model_dir(source)
     ignored = ("_name_or_path", "transformers_version")
     config = {key: value for key, value in _config(folder).items() if key not in ignored}
-    return content_hash([config, [_file_hash(file) for file in weight_files(folder)]])
+    return content_hash([config, [file_hash(file) for file in weight_files(folder)]])
 
 
 def tokenizer_hash(source: str | os.PathLike[str]) -> str:
@@ -306,4 +306,4 @@ def tokenizer_hash(source: str | os.PathLike[str]) -> str:
     folder = model_dir(source)
     names = [*TOKENIZER_FILES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json"]
     names += ["added_tokens.json", "chat_template.jinja", "chat_template.json"]
-    return content_hash({n: _file_hash(folder / n) for n in names if (folder / n).is_file()})
+    return content_hash({n: file_hash(folder / n) for n in names if (folder / n).is_file()})

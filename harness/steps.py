@@ -34,8 +34,9 @@ def mark_done(path: Path, inputs: str) -> None:
 def rows_step(path: Path, inputs: str, compute: Callable[[], Sequence[Any]]) -> list[Any]:
     """Rows of a JSONL file: read when it answers ``inputs``, else computed and written whole."""
     if not is_done(path, inputs):
-        _key_file(path).unlink(missing_ok=True)
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _key_file(path).unlink(missing_ok=True)
             records.write_jsonl(path, compute())
             mark_done(path, inputs)
     return records.read_jsonl(path)

@@ -101,7 +101,8 @@ def diagnose(path: Path) -> str:
         return f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
     except OSError as error:
         return f"{path} cannot be read ({error.strerror}); check it"
-    if not data.strip():
+    header_only = {".csv", ".tsv"} & set(path.suffixes) and "\n" not in text.strip()
+    if not data.strip() or header_only:
         return f"{path} is empty; give a file with at least one row"
     if not {".jsonl", ".ndjson"} & set(path.suffixes):
         return ""

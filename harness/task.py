@@ -6,10 +6,8 @@ follows knows only one kind of run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from prefeval.records import Prompt, Sampling
 
@@ -48,7 +46,8 @@ class Task:
 
     run: str
     reference: str
-    judge: Mapping[str, Any]
+    judge: str
+    """as `judges.open_judge` takes it"""
     sizes: Sizes = field(default_factory=Sizes)
     dtype: str = "float32"
     device: str = "cpu"

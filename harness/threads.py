@@ -1,4 +1,4 @@
-"""Thread counts: one each, whatever the machine, or results differ by machine."""
+"""How this process runs torch: one thread whatever the machine, or results differ by machine."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def no_bars() -> None:
+    """Keep transformers' own progress bars out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

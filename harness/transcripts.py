@@ -146,7 +146,8 @@ def read_thumb(prompt: Any, completion: Any) -> tuple[Messages, str]:
     asked, said = read_turns(prompt, role="user"), read_turns(completion, role="assistant")
     if said[: len(asked)] == asked:
         asked = []
-    return check_prompt(join_speakers([*asked, *said[:-1]])), _answer(said[-1:])
+    answer = _answer(said[-1:])
+    return check_prompt(join_speakers([*asked, *said[:-1]])), answer
 
 
 def _is_text(value: Any) -> bool:

@@ -8,7 +8,8 @@ damaged, or when the whole interval is at or below 50. Shown neither way, it is 
 Choosing and reporting use different prompts, because the best of many is flattered by being the
 best (of 20 equal checkpoints it looks 1.9 standard errors too good):
 
-1. Clusters of judged prompts are split in two halves by a hash of their names.
+1. Clusters of judged prompts are split in two halves by a hash of their names. (A single
+   checkpoint is not chosen from anything: all prompts report.)
 2. On the choosing half each β's checkpoint is the one with the highest lower bound among those
    without damage, and β are ranked by that bound (ties, to 0.1 points, go to the lower KL).
 3. Every stated win rate, and so whether a β is usable, comes from the reporting half.
@@ -23,8 +24,8 @@ looking at all of it flatters nothing and misses less.
 Several seeds of one (method, β, step) are pooled: the rate is the mean over seeds; its variance
 is that of the mean over resamples of the prompts plus the variance between seeds over their
 number (t, Satterthwaite's degrees of freedom); their checks are stacked, clustered by prompt. The
-seed to ship is the one with the highest bound on the choosing half among those not themselves
-shown damaged. With one seed the intervals cover prompts, not training.
+seed to ship is the one with the highest bound on the choosing half, those not themselves shown
+damaged first. With one seed the intervals cover prompts, not training.
 """
 
 from __future__ import annotations
@@ -95,24 +96,26 @@ def select(
         raise PrefevalError(f"{doubled[0]} occurs twice; give each checkpoint once")
     evidences = [evidence for _, evidence in entries]
     require_aligned({verdict.name_of(k): e for k, e in entries})
-    chooses = choosing_half(evidences[0].judgments["cluster"].to_numpy())
-    choosing = rates_of_half(evidences, chooses, rules, rng)
+    clusters = evidences[0].judgments["cluster"].to_numpy()
+    chooses = choosing_half(clusters) if len(keys) > 1 else np.zeros(len(clusters), dtype=bool)
+    seen = set(clusters[chooses])
     reporting = rates_of_half(evidences, ~chooses, rules, rng)
+    choosing = rates_of_half(evidences, chooses, rules, rng) if len(keys) > 1 else reporting
     recipes = recipes_of(keys, evidences, choosing, reporting, rules)
     chosen = _chosen(recipes)
     betas = [_judge(recipe, keys, rules) for recipe in chosen]
-    place = _recommended(chosen, betas)
+    place = place_to_recommend(betas)
     best = None
     if place is not None:
-        best = _recommendation(place, chosen, betas, entries, choosing, reporting, rules)
+        best = _recommendation(place, chosen, betas, entries, seen, choosing, reporting, rules)
     windows = verdict.windows(betas)
     return Selection(
         recommended=best,
-        verdict=verdict.sentence(best, betas, rules.margin),
+        verdict=verdict.sentence(best, betas, rules.margin, unseen=bool(seen)),
         betas=tuple(sorted(betas, key=lambda b: (b.method, b.beta))),
         windows=windows,
         warnings=verdict.warnings(betas, evidences),
-        prompts_choosing=choosing.n,
+        prompts_choosing=int(chooses.sum()),
         prompts_reporting=reporting.n,
         margin=margin,
         level=level,
@@ -122,10 +125,17 @@ def select(
 
 
 def _chosen(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """The best recipe of each (method, β), best first."""
+    """The best recipe of each (method, β), best first.
+
+    Only steps that all its seeds reached: fewer seeds would look more certain, not less.
+    """
+    seeds: dict[tuple[str, float], int] = {}
+    for r in recipes:
+        seeds[r.method, r.beta] = max(seeds.get((r.method, r.beta), 0), len(r.members))
     best: dict[tuple[str, float], Recipe] = {}
-    for recipe in sorted(recipes, key=lambda r: (*r.order, r.method)):
-        best.setdefault((recipe.method, recipe.beta), recipe)
+    for r in sorted(recipes, key=lambda r: (*r.order, r.method)):
+        if len(r.members) == seeds[r.method, r.beta]:
+            best.setdefault((r.method, r.beta), r)
     return list(best.values())
 
 
@@ -162,7 +172,7 @@ def _judge(recipe: Recipe, keys: Sequence[Key], rules: Rules) -> BetaVerdict:
     )
 
 
-def _recommended(chosen: Sequence[Recipe], betas: Sequence[BetaVerdict]) -> int | None:
+def place_to_recommend(betas: Sequence[BetaVerdict]) -> int | None:
     """The place of the highest-ranked usable β; below the first it showed its gain twice."""
     for place, beta in enumerate(betas):
         if beta.state == "usable" and (place == 0 or beta.choosing.ci_low > 50):
@@ -175,17 +185,19 @@ def _recommendation(
     chosen: Sequence[Recipe],
     betas: Sequence[BetaVerdict],
     entries: Sequence[tuple[Key, Evidence]],
+    seen: set[str],
     choosing: Half,
     reporting: Half,
     rules: Rules,
 ) -> Recommendation:
-    """The seed to ship of the recommended recipe, its numbers, and what it cannot be told from."""
+    """The seed to ship of the recommended recipe, its numbers, and what it cannot be told from.
+
+    ``seen`` are the clusters that chose: the numbers are of all others.
+    """
     recipe = chosen[place]
     position = _seed_to_ship(recipe, entries, choosing, rules)
     key, evidence = entries[position]
     own = pooled_rate(reporting, [position], rules.level)
-    chooses = choosing_half(evidence.judgments["cluster"].to_numpy())
-    seen = set(evidence.judgments["cluster"][chooses])
     rest = evidence.restrict(evidence.clusters - seen)
     numbers = metrics.row(metrics.compute(rest, np.random.default_rng(0), PRINTED))
     numbers |= {"lc_win_rate": own.lc_win_rate, "lc_ci_low": own.ci_low, "lc_ci_high": own.ci_high}

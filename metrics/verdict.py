@@ -135,17 +135,22 @@ def _window_text(
     return f"{text}; the best point, {best:.3g}, is {where}: try {extension}"
 
 
-def sentence(best: Recommendation | None, betas: Sequence[BetaVerdict], margin: float) -> str:
-    """The verdict for a person: what to ship and on what evidence, or why nothing is named."""
+def sentence(
+    best: Recommendation | None, betas: Sequence[BetaVerdict], margin: float, *, unseen: bool = True
+) -> str:
+    """The verdict for a person: what to ship and on what evidence, or why nothing is named.
+
+    ``unseen`` is whether the reporting prompts are others than those that chose.
+    """
     if best is None:
         return _no_recommendation(betas)
     n, seeds = best.pooled.n, next(len(b.seeds) for b in betas if _same(b, best))
     numbers = best.numbers
     own = Rate(numbers["lc_win_rate"], numbers["lc_ci_low"], numbers["lc_ci_high"], n)
     parts = [
-        f"Ship {name_of(best)}: on {n} prompts that played no part in choosing it, it beats the"
-        f" reference in {rate(own)} after length control (raw {numbers['win_rate']:.1f}%), at a KL"
-        f" of {numbers['kl']:.3g} nats."
+        f"Ship {name_of(best)}: on {n} prompts{' that played no part in choosing it' * unseen}, it"
+        f" beats the reference in {rate(own)} after length control (raw"
+        f" {numbers['win_rate']:.1f}%), at a KL of {numbers['kl']:.3g} nats."
     ]
     if best.behaviours:
         parts.append(f"No behaviour is shown more than {margin:g} points worse.")
@@ -194,18 +199,12 @@ def _no_recommendation(betas: Sequence[BetaVerdict]) -> str:
 
 
 def _prompts_needed(value: Rate) -> str:
-    """How many prompts would decide, were the rate as measured (half of them report)."""
+    """How many reporting prompts would put the lower bound at 50, were the rate as measured."""
     gap, half_width = value.lc_win_rate - 50, value.lc_win_rate - value.ci_low
     if gap < 1:
         return ""
-    return (
-        f" (were that its true rate, about {_round_up(2 * value.n * (half_width / gap) ** 2)}"
-        " prompts would show it)"
-    )
-
-
-def _round_up(value: float) -> int:
-    return 100 * math.ceil(value / 100)
+    needed = 100 * math.ceil(value.n * (half_width / gap) ** 2 / 100)
+    return f" (were that its true rate, it would take about {needed})"
 
 
 def warnings(betas: Sequence[BetaVerdict], evidences: Sequence[Evidence]) -> tuple[str, ...]:

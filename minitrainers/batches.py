@@ -134,8 +134,8 @@ def encode_all(
     """
     if not examples:
         return []
-    prompts = [prompt_text(tokenizer, messages) for messages, _ in examples]
     end = end_of_turn(tokenizer).text
+    prompts = [prompt_text(tokenizer, messages) for messages, _ in examples]
     wholes = [
         prompt if completion is None else prompt + completion + end
         for prompt, (_, completion) in zip(prompts, examples, strict=True)

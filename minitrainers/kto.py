@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from prefeval.minitrainers.batches import (
     Encoded,
-    bucketed_batches,
     collate,
     epoch_order,
     micro_batches,
@@ -34,6 +32,7 @@ from prefeval.minitrainers.loop import (
     OnStep,
     StepOutput,
     TrainConfig,
+    all_batches,
     optimise,
 )
 from prefeval.minitrainers.pairs import Logps, sequence_logps
@@ -150,12 +149,7 @@ def thumb_batches(data: ThumbData, config: TrainConfig) -> list[list[int]]:
     """
     labels = [t.desirable for t in data.thumbs]
     lengths = [t.example.length for t in data.thumbs]
-    batches = list(
-        chain.from_iterable(
-            bucketed_batches(lengths, config.batch_size, config.seed, epoch, strata=labels)
-            for epoch in range(config.epochs)
-        )
-    )
+    batches = all_batches(lengths, config, strata=labels)
     if any(len({labels[i] for i in batch}) < 2 for batch in batches):
         raise PrefevalError(
             f"KTO needs both classes in each batch, but {sum(labels)} of {len(labels)} thumbs are "

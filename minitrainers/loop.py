@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from prefeval.minitrainers.batches import bucketed_batches
 from prefeval.records import PrefevalError, to_jsonable
 
 if TYPE_CHECKING:
@@ -78,6 +80,17 @@ class CheckpointInfo(NamedTuple):
 
     step: int
     path: Path
+
+
+def all_batches(
+    lengths: Sequence[int], config: TrainConfig, *, strata: Sequence[object] | None = None
+) -> list[list[int]]:
+    """The batches of every epoch, as indices; see `bucketed_batches`."""
+    epochs = (
+        bucketed_batches(lengths, config.batch_size, config.seed, epoch, strata=strata)
+        for epoch in range(config.epochs)
+    )
+    return list(chain.from_iterable(epochs))
 
 
 def lr_scale(step: int, n_steps: int, config: TrainConfig) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prefeval.minitrainers.batches import Encoded, bucketed_batches, collate, micro_batches
+from prefeval.minitrainers.batches import Encoded, collate, micro_batches
 from prefeval.minitrainers.logps import completion_logps
 from prefeval.minitrainers.loop import (
     CheckpointInfo,
     OnStep,
     StepOutput,
     TrainConfig,
+    all_batches,
     optimise,
 )
 from prefeval.records import PrefevalError
@@ -121,15 +121,11 @@ def train_pairs(
             yield StepOutput(pair_losses(step), _logs(step), sum(e.length for e in rows))
 
     lengths = [max(p.chosen.length, p.rejected.length) for p in data.pairs]
-    epochs = (
-        bucketed_batches(lengths, config.batch_size, config.seed, epoch)
-        for epoch in range(config.epochs)
-    )
     return optimise(
         policy,
         tokenizer,
         config,
-        batches=list(chain.from_iterable(epochs)),
+        batches=all_batches(lengths, config),
         losses=losses,
         ids=[p.id for p in data.pairs],
         out_dir=out_dir,

@@ -18,6 +18,7 @@ is an end token.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -260,7 +261,10 @@ def assess(
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """Share of the variance of the returns that the values foretold; NaN where it has none."""
     values, returns = values[mask.bool()], returns[mask.bool()]
-    return (1 - (returns - values).var() / returns.var()).item()
+    variance = returns.var(correction=0).item()
+    if variance == 0:
+        return math.nan
+    return 1 - (returns - values).var(correction=0).item() / variance
 
 
 def train(

@@ -10,7 +10,6 @@ does no harm.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from prefeval.minitrainers.batches import (
     Encoded,
-    bucketed_batches,
     collate,
     encode_all,
     micro_batches,
@@ -31,6 +29,7 @@ from prefeval.minitrainers.loop import (
     OnStep,
     StepOutput,
     TrainConfig,
+    all_batches,
     optimise,
 )
 from prefeval.minitrainers.pairs import EncodedPair
@@ -121,15 +120,11 @@ def train_reward_model(
             yield StepOutput(loss.losses, logs, sum(e.length for e in rows))
 
     lengths = [max(p.chosen.length, p.rejected.length) for p in pairs]
-    epochs = (
-        bucketed_batches(lengths, config.batch_size, config.seed, epoch)
-        for epoch in range(config.epochs)
-    )
     return optimise(
         model,
         tokenizer,
         config,
-        batches=list(chain.from_iterable(epochs)),
+        batches=all_batches(lengths, config),
         losses=losses,
         ids=[p.id for p in pairs],
         out_dir=out_dir,

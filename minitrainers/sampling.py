@@ -28,12 +28,13 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        if start == 0:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.is_initialized = True
             self.keys, self.values = key_states, value_states
             self.buffers = (key_states, value_states)
-            return self.keys, self.values
-        start = self.keys.shape[-2]
+            return self.buffers
         end = start + key_states.shape[-2]
         if end > self.buffers[0].shape[-2]:
             room = max(32, end // 2)
@@ -84,7 +85,7 @@ def generate(
     temperature: float,
     eos_token_id: int,
     seed: int,
-    batch_size: int = 256,
+    batch_size: int = 128,
     row_keys: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt; the end token is part of the answer when the model gave it.

@@ -6,17 +6,17 @@ L = - sum_t log pi(y_t | x, y_<t) / (number of completion tokens in the batch)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefeval.minitrainers.batches import Encoded, bucketed_batches, collate, micro_batches
+from prefeval.minitrainers.batches import Encoded, collate, micro_batches
 from prefeval.minitrainers.logps import completion_logps
 from prefeval.minitrainers.loop import (
     CheckpointInfo,
     OnStep,
     StepOutput,
     TrainConfig,
+    all_batches,
     optimise,
 )
 from prefeval.records import PrefevalError
@@ -47,15 +47,11 @@ def train(
             yield StepOutput(-logps.sums / per_example, {}, sum(e.length for e in rows))
 
     lengths = [e.length for e in examples]
-    epochs = (
-        bucketed_batches(lengths, config.batch_size, config.seed, epoch)
-        for epoch in range(config.epochs)
-    )
     return optimise(
         model,
         tokenizer,
         config,
-        batches=list(chain.from_iterable(epochs)),
+        batches=all_batches(lengths, config),
         losses=losses,
         ids=[str(i) for i in range(len(examples))],
         out_dir=out_dir,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, tip
-from prefeval.reports.numbers import beta_text
+from prefeval.reports.labels import key_id
+from prefeval.reports.numbers import beta_text, fixed, interval
 from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name, rows
 from prefeval.reports.svg import Frame, el, join
 
-SIZE = (290.0, 186.0)
+SIZE = (272.0, 178.0)
 BINS = 60
 COLLAPSE = -0.2  # nats/token of Δchosen: severe displacement (prefeval's own threshold)
 SERIES = (("delta_chosen", "chosen"), ("delta_rejected", "rejected"))
@@ -96,11 +96,16 @@ def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Marku
     """Training batches as lines, held-out pairs as marks with intervals, the collapse zone shaded."""
     steps = [c.key.step for c in panel.checkpoints]
     steps += [int(t.log["step"].max()) for t in panel.trials if "step" in t.log and len(t.log)]
-    f = svg.frame(*SIZE, (0, max(steps, default=1) * 1.04), y_range, margins=(42, 12, 36, 40))
+    f = svg.frame(*SIZE, (0, max(steps, default=1) * 1.04), y_range, margins=(40, 10, 34, 34))
+    name = f"{method_name(panel.method)} β = {beta_text(panel.beta)}"
+    head = svg.text(2, 12, name, "start", "head")
+    if not steps:
+        words = svg.text(2, 30, _no_lines(panel), "start", "note")
+        return svg.picture(replace(f, height=44), f"{name}: {_no_lines(panel)}", head, words)
     parts = [
-        svg.text(2, 14, f"{method_name(panel.method)} β = {beta_text(panel.beta)}", "start", "head"),
+        head,
         _zone(f, length),
-        svg.axes(f, "step", "Δ log-probability, nats/sequence", x_ticks=f.x.ticks(4), y_ticks=f.y.ticks(4)),
+        svg.axes(f, "step", "nats/sequence", x_ticks=f.x.ticks(4), y_ticks=f.y.ticks(4)),
         el("line", x1=f.left, x2=f.right, y1=f.y(0), y2=f.y(0), class_="level"),
     ]
     drawn = False
@@ -112,9 +117,8 @@ def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Marku
                 drawn = True
         parts += _held_out(f, panel.checkpoints, column, kind)
     if not drawn:
-        parts.append(svg.text(f.right, 14, _no_lines(panel), "end", "note"))
-    label = f"{method_name(panel.method)} β {beta_text(panel.beta)}: change of chosen and rejected log-probabilities over steps"
-    return svg.picture(f, label, *parts)
+        parts.append(svg.text(f.right, 12, _no_lines(panel), "end", "note"))
+    return svg.picture(f, f"{name}: change of chosen and rejected log-probability by step", *parts)
 
 
 def _no_lines(panel: Panel) -> str:
@@ -140,8 +144,8 @@ def _held_out(
             if number.has_interval:
                 parts.append(el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci"))
             parts.append(svg.marker(x, y, 0 if kind == "chosen" else 1, 3.4))
-            tips = f"{tip(c)}\nΔ{kind} {number.value:.2f} nats/sequence on held-out pairs"
-            marks.append(el("g", *parts, class_=f"pt {kind}", data_ck=key_id(c.key), data_tip=tips))
+            more = f"Δ{kind} {fixed(number.value, 2)} {interval(number, 2)} nats/sequence, held-out pairs"
+            marks.append(el("g", *parts, class_=f"pt {kind}", data_ck=key_id(c.key), data_more=more))
     return marks
 
 
@@ -152,4 +156,5 @@ def _zone(f: Frame, length: float) -> Markup:
         return Markup("")
     top = f.y(min(limit, f.y.high))
     zone = el("rect", x=f.left, y=top, width=f.right - f.left, height=f.bottom - top, class_="collapse")
-    return join([zone, svg.text(f.right - 3, f.bottom - 5, "collapse zone", "end", "note")])
+    words = svg.text(f.left + 4, f.bottom - 5, "collapse zone", "start", "note")
+    return join([zone, words] if f.bottom - top > 20 else [zone])

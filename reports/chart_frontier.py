@@ -9,7 +9,8 @@ from itertools import groupby
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, short, tip
+from prefeval.reports.labels import key_id, short
+from prefeval.reports.numbers import beta_text
 from prefeval.reports.run import CheckpointRow, Key, Run, method_index
 from prefeval.reports.svg import Frame, Label, el, join
 from prefeval.reports.verdict import Verdict
@@ -18,13 +19,16 @@ WIDE = (1160, 470)
 NARROW = (380, 400)
 
 
-def frontier(run: Run, verdict: Verdict, size: tuple[float, float] = WIDE) -> Markup:
+def frontier(
+    run: Run, verdict: Verdict, size: tuple[float, float] = WIDE, limit: float = math.inf
+) -> Markup:
     """√KL (√nats/sequence) against LC win rate (%), every checkpoint, with intervals.
 
     The stepped line is the Pareto frontier of the point estimates (Gao et al. 2022 plot gold
     against √KL): no checkpoint off it has both less KL and a higher win rate than one on it.
+    Checkpoints beyond √KL = ``limit`` are left out.
     """
-    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and _sqrt_kl(c)[0] >= 0]
+    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and 0 <= _sqrt_kl(c)[0] <= limit]
     narrow = size[0] < 600
     x_high = svg.padded([_sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
     y_range = svg.padded(
@@ -46,7 +50,16 @@ def frontier(run: Run, verdict: Verdict, size: tuple[float, float] = WIDE) -> Ma
         f"Frontier: square root of KL against length-controlled win rate of {len(shown)}"
         " checkpoints with 95% intervals; the values are in the checkpoint table."
     )
-    return svg.picture(f, title, *parts, class_="narrow-only" if narrow else "wide-only")
+    return svg.picture(f, title, *parts, class_=("narrow-only" if narrow else "wide-only") + (" zoomed" if limit < math.inf else " full"))
+
+
+def zoom_limit(run: Run, verdict: Verdict) -> float | None:
+    """√KL up to which the β not shown unusable reach, when that is far less than the whole range."""
+    reach = {c.key: _sqrt_kl(c)[0] for c in run.checkpoints if c.get("lc_win_rate").known}
+    sound = [reach.get(k, -1.0) for b in verdict.betas if b.state != "not usable" for k in b.keys]
+    if not sound or max(sound) <= 0 or max(sound) > 0.6 * max(reach.values()):
+        return None
+    return 1.1 * max(sound)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -103,9 +116,8 @@ def _trajectories(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
     lines = []
     for (method, _, _), group in groupby(shown, key=lambda c: c.key[:3]):
         points = [(f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in group]
-        if len(points) > 1:
-            path = svg.path(points, "trajectory")
-            lines.append(el("g", path, class_=f"m{method_index(method)}", data_method=method))
+        path = svg.path([(f.x(0), f.y(50)), *points], "trajectory")
+        lines.append(el("g", path, class_=f"m{method_index(method)}", data_method=method))
     return lines
 
 
@@ -135,26 +147,29 @@ def point(f: Frame, row: CheckpointRow, notable: bool, best: bool) -> Markup:
     parts.append(svg.marker(x, y, shape, 5.5 if notable or best else 3.2))
     classes = f"pt m{shape}" + ("" if notable or best else " faint")
     return el(
-        "g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key), data_tip=tip(row)
+        "g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key)
     )
 
 
 def _labels(
     f: Frame, shown: Sequence[CheckpointRow], notable: frozenset[Key], best: Key | None, narrow: bool
 ) -> list[Markup]:
-    """Direct labels: the recommended checkpoint, then the chosen ones (β), then the reference."""
+    """Direct labels: the recommended checkpoint, one full name a method, then each chosen β."""
     places = {c.key: (f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
     obstacles = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
-    ranked = sorted((c for c in shown if c.key in notable), key=lambda c: c.key != best)
-    wanted = []
-    for c in ranked:
+    obstacles.append((f.left, f.y(50) - 2, f.right, f.y(50) + 2))
+    wanted = [Label(f.x(0), f.y(50), "reference", "label quiet")]
+    if best in places:
+        x, y = places[best]
+        obstacles.append((x - 11, y - 11, x + 11, y + 11))
+        wanted.insert(0, Label(x, y, f"★ {short(best)}, step {best.step}", "label best"))
+    chosen = [c for c in shown if c.key in notable and c.key != best]
+    widest = {c.key.method: c for c in sorted(chosen, key=lambda c: places[c.key][0])}
+    for c in (*widest.values(), *(() if narrow else chosen)):
         x, y = places[c.key]
-        words = short(c.key)
-        if c.key == best:
-            obstacles.append((x - 11, y - 11, x + 11, y + 11))
-            words = f"★ {words}, step {c.key.step}"
-        kind = "best" if c.key == best else f"m{method_index(c.key.method)}"
-        wanted.append(Label(x, y, words, f"label {kind}"))
-    wanted.insert(1, Label(f.x(0), f.y(50), "reference", "label quiet"))
-    placed = svg.place_labels(wanted, f, obstacles, gap=13 if narrow else 10)
-    return placed
+        full = c is widest[c.key.method]
+        words = short(c.key) if full else beta_text(c.key.beta)
+        label = Label(x, y, words, f"label m{method_index(c.key.method)}")
+        if label not in wanted:
+            wanted.append(label)
+    return svg.place_labels(wanted, f, obstacles, gap=12 if narrow else 9)

@@ -8,7 +8,7 @@ from itertools import groupby
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, short, tip
+from prefeval.reports.labels import key_id, short
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.svg import Frame, Label, el, join
 from prefeval.reports.verdict import Verdict
@@ -32,7 +32,8 @@ def raw_against_lc(run: Run, verdict: Verdict) -> Markup:
     ]
     order = sorted(shown, key=lambda c: c.key in verdict.chosen_keys)
     parts += [_scatter(f, c, c.key in verdict.chosen_keys) for c in order]
-    return svg.picture(f, "Raw against length-controlled win rate of every checkpoint", *parts)
+    title = "Raw against length-controlled win rate of every checkpoint"
+    return svg.picture(f, title, *parts, class_="crowd")
 
 
 def _ends(row: CheckpointRow, name: str) -> tuple[float, float, float]:
@@ -58,26 +59,31 @@ def _mark(
     mark = svg.marker(x, y, shape, 4.8 if chosen else 2.8)
     classes = f"pt m{shape}" + ("" if chosen else " faint")
     return el(
-        "g", *parts, mark, class_=classes, data_method=row.key.method, data_ck=key_id(row.key), data_tip=tip(row)
+        "g", *parts, mark, class_=classes, data_method=row.key.method, data_ck=key_id(row.key)
     )
 
 
 def length_over_steps(run: Run, verdict: Verdict) -> Markup:
     """Length ratio to the reference over training steps, one line a trial."""
     shown = [c for c in run.checkpoints if c.get("length_ratio").known]
-    f = _ratio_frame(shown, (0, max((c.key.step for c in shown), default=1) * 1.16), log=False)
+    f = _ratio_frame(shown, (0, max((c.key.step for c in shown), default=1) * 1.3), log=False)
     parts = [svg.axes(f, "step", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(4))]
     parts += _lines(f, shown, lambda c: c.key.step, lambda c: c.key[:3], start=True)
     parts.append(_one(f))
     parts += [_ratio_mark(f, c, c.key.step, c.key in verdict.chosen_keys) for c in shown]
-    last = {c.key[:3]: c for c in shown}
-    extreme = sorted(last.values(), key=lambda c: -abs(c.get("length_ratio").value - 1))
+    parts += _extreme_labels(f, shown)
+    return svg.picture(f, "Length ratio over training steps", *parts)
+
+
+def _extreme_labels(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
+    """At the end of each method's most lengthened trial; the others' names are in their tooltips."""
+    last = {c.key[:3]: c for c in shown}.values()
+    extreme = {c.key.method: c for c in sorted(last, key=lambda c: abs(c.get("length_ratio").value - 1))}
     labels = [
         Label(f.x(c.key.step), f.y(c.get("length_ratio").value), short(c.key), f"label m{method_index(c.key.method)}")
-        for c in extreme
+        for c in reversed(extreme.values())
     ]
-    parts += svg.place_labels(labels, f, [], gap=7)
-    return svg.picture(f, "Length ratio over training steps", *parts)
+    return svg.place_labels(labels, f, [], gap=6, crowding=0.35)
 
 
 def length_over_beta(run: Run, verdict: Verdict) -> Markup:
@@ -97,7 +103,9 @@ def length_over_beta(run: Run, verdict: Verdict) -> Markup:
         Label(f.x(c.key.beta), f.y(c.get("length_ratio").value), method_name(m), f"label m{method_index(m)}")
         for m, c in ends.items()
     ]
-    parts += svg.place_labels(labels, f, [], gap=8)
+    points = [(f.x(c.key.beta), f.y(c.get("length_ratio").value)) for c in shown]
+    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    parts += svg.place_labels(labels, f, boxes, gap=9)
     return svg.picture(f, "Length ratio against β", *parts)
 
 

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, tip
+from prefeval.reports.labels import key_id
 from prefeval.reports.numbers import Number
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.svg import Frame, Scale, el, join
 from prefeval.reports.verdict import Verdict, worst_change
 
-WIDTH, HEIGHT, TOP, GAP = 290.0, 132.0, 40.0, 42.0
+SMALL, LARGE = (240.0, 168.0), (370.0, 230.0)
 Measure = Callable[[CheckpointRow], Number]
 
 
-def windows(run: Run, verdict: Verdict) -> list[tuple[str, Markup]]:
-    """One picture a method, three plots each on a shared log β axis; the same y axes for all."""
-    plots: list[tuple[str, Measure, float | None]] = [
-        ("LC win rate, %", lambda c: c.get("lc_win_rate"), 50.0),
-        ("KL, nats/sequence (log)", lambda c: _positive(c.get("kl")), None),
-        ("worst behaviour's change, points", lambda c: worst_change(c)[1], 0.0),
-    ]
-    ranges = [_range(run.checkpoints, m, level, index == 1) for index, (_, m, level) in enumerate(plots)]
+@dataclass(frozen=True)
+class Plot:
+    """What one plot draws against β: title, measure, the level of no change, log axis or not."""
+
+    title: str
+    measure: Measure
+    level: float | None = None
+    log: bool = False
+
+
+def _plots() -> tuple[Plot, ...]:
+    return (
+        Plot("LC win rate, %", lambda c: c.get("lc_win_rate"), 50.0),
+        Plot("KL, nats/sequence (log)", lambda c: _positive(c.get("kl")), log=True),
+        Plot("worst behaviour's change, points", lambda c: worst_change(c)[1], 0.0),
+    )
+
+
+def windows(run: Run, verdict: Verdict) -> list[tuple[str, list[Markup]]]:
+    """For each method three pictures on the same log β axis; the same y axes for all methods."""
+    plots = _plots()
+    ranges = [_range(run.checkpoints, plot) for plot in plots]
     found = []
     for method in run.methods:
         mine = [c for c in run.checkpoints if c.key.method == method and c.key.beta > 0]
         if mine:
-            found.append((method, _method(method, mine, verdict, plots, ranges)))
+            size = SMALL if len(run.methods) > 2 else LARGE
+            pictures = [
+                _picture(mine, plot, y_range, verdict, size)
+                for plot, y_range in zip(plots, ranges, strict=True)
+            ]
+            found.append((method, pictures))
     return found
 
 
@@ -42,64 +62,45 @@ def _positive(number: Number) -> Number:
     return Number(number.value, low if number.has_interval else math.nan, number.high, number.n)
 
 
-def _range(
-    rows: Iterable[CheckpointRow], measure: Measure, level: float | None, log: bool
-) -> tuple[float, float]:
-    values = [v for c in rows for v in (measure(c).value, measure(c).low, measure(c).high)]
-    if log:
-        return svg.log_padded([measure(c).value for c in rows])
-    return svg.padded(values, include=[] if level is None else [level - 1, level + 1])
+def _range(rows: Sequence[CheckpointRow], plot: Plot) -> tuple[float, float]:
+    """The y range that holds every checkpoint's value and interval (on a log axis, its value)."""
+    numbers = [plot.measure(c) for c in rows]
+    if plot.log:
+        return svg.log_padded(n.value for n in numbers)
+    include = [] if plot.level is None else [plot.level - 1, plot.level + 1]
+    return svg.padded([v for n in numbers for v in (n.value, n.low, n.high)], include=include)
 
 
-def _method(
-    method: str,
+def _picture(
     rows: Sequence[CheckpointRow],
+    plot: Plot,
+    y_range: tuple[float, float],
     verdict: Verdict,
-    plots: Sequence[tuple[str, Measure, float | None]],
-    ranges: Sequence[tuple[float, float]],
+    size: tuple[float, float],
 ) -> Markup:
-    """The three plots of one method, one under the other."""
-    x = Scale(*svg.log_padded(c.key.beta for c in rows), 44, WIDTH - 12, log=True)
-    height = TOP + len(plots) * (HEIGHT + GAP)
-    index = method_index(method)
-    parts = [
-        el("g", svg.marker(8, 10, index, 5), class_=f"m{index}"),
-        svg.text(20, 14, f"{method_name(method)}: {verdict.window_text(method)}", "start", "head"),
-    ]
-    for number, ((title, measure, level), (low, high)) in enumerate(zip(plots, ranges, strict=True)):
-        top = TOP + 8 + number * (HEIGHT + GAP)
-        y = Scale(low, high, top + HEIGHT, top, log=number == 1)
-        last = number == len(plots) - 1
-        parts.append(_plot(Frame(WIDTH, height, x, y), title, rows, measure, level, verdict, last))
-    label = f"{method_name(method)}: LC win rate, KL and worst retention change against log β"
-    return svg.picture(Frame(WIDTH, height, x, x), label, *parts)
-
-
-def _plot(
-    f: Frame,
-    title: str,
-    rows: Sequence[CheckpointRow],
-    measure: Measure,
-    level: float | None,
-    verdict: Verdict,
-    last: bool,
-) -> Markup:
-    """One plot: the usable band, every checkpoint faintly, the chosen one of each β in full."""
+    """The usable band, every checkpoint faintly, the chosen one of each β in full."""
+    method = rows[0].key.method
+    x = Scale(*svg.log_padded(c.key.beta for c in rows), 34, size[0] - 8, log=True)
+    f = Frame(*size, x, Scale(*y_range, size[1] - 34, 22, log=plot.log))
     betas = sorted({c.key.beta for c in rows})
-    parts = [_band(f, betas, verdict, rows[0].key.method)]
-    ticks = betas if len(betas) <= 5 else f.x.ticks(5)
-    parts.append(svg.axes(f, "β (log)" if last else "", title, x_ticks=ticks, y_ticks=f.y.ticks(4)))
-    if level is not None:
-        parts.append(el("line", x1=f.left, x2=f.right, y1=f.y(level), y2=f.y(level), class_="level"))
-    index = method_index(rows[0].key.method)
-    chosen = [c for c in rows if c.key in verdict.chosen_keys and measure(c).known]
-    line = [(f.x(c.key.beta), f.y(measure(c).value)) for c in chosen]
+    ticks = betas if len(betas) <= 5 else x.ticks(5)
+    parts = [
+        _band(f, betas, verdict, method),
+        svg.axes(f, "β (log)", plot.title, x_ticks=ticks, y_ticks=f.y.ticks(4)),
+    ]
+    if plot.level is not None:
+        y = f.y(plot.level)
+        parts.append(el("line", x1=f.left, x2=f.right, y1=y, y2=y, class_="level"))
+    chosen = [c for c in rows if c.key in verdict.chosen_keys and plot.measure(c).known]
+    line = [(x(c.key.beta), f.y(plot.measure(c).value)) for c in chosen]
     if len(line) > 1:
         parts.append(svg.path(line, "trajectory strong"))
+    index = method_index(method)
     for c in sorted(rows, key=lambda c: c in chosen):
-        if measure(c).known:
-            parts.append(_mark(f, c, measure(c), index, c in chosen))
-    return el("g", *parts, class_=f"m{index}")
+        if plot.measure(c).known:
+            parts.append(_mark(f, c, plot.measure(c), index, c in chosen))
+    title = f"{method_name(method)}: {plot.title} against log β"
+    return svg.picture(f, title, el("g", *parts, class_=f"m{index}"))
 
 
 def _mark(f: Frame, row: CheckpointRow, number: Number, shape: int, chosen: bool) -> Markup:
@@ -111,7 +112,7 @@ def _mark(f: Frame, row: CheckpointRow, number: Number, shape: int, chosen: bool
         parts.append(el("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="ci"))
     parts.append(svg.marker(x, y, shape, 5 if chosen else 2.6))
     return el(
-        "g", *parts, class_="pt" if chosen else "pt faint", data_ck=key_id(row.key), data_tip=tip(row)
+        "g", *parts, class_="pt" if chosen else "pt faint", data_ck=key_id(row.key)
     )
 
 

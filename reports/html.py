@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from prefeval import records
 from prefeval.reports import verdict as verdicts
 from prefeval.reports import view
 from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length, dynamics
-from prefeval.reports.chart_frontier import NARROW, WIDE, frontier
+from prefeval.reports.chart_frontier import NARROW, WIDE, frontier, zoom_limit
 from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
 from prefeval.reports.chart_window import windows
-from prefeval.reports.labels import key_id
+from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
 from prefeval.reports.numbers import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
@@ -114,7 +115,9 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
     sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
     packed = pack(run, verdict)
     charts = [f(run, verdict) for f in (raw_against_lc, length_over_steps, length_over_beta)]
-    both = Markup("").join(frontier(run, verdict, size) for size in (WIDE, NARROW)) if has else ""
+    zoom = zoom_limit(run, verdict)
+    limits = [math.inf, *([zoom] if zoom else [])] if has else []
+    drawn = [frontier(run, verdict, size, limit) for limit in limits for size in (WIDE, NARROW)]
     states = view.trial_states(run)
     return {
         "title": f"{run.folder.resolve().name}: {verdict.headline}",
@@ -134,9 +137,23 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "tiles": view.tiles(run, verdict),
         "forest": view.forest(run, verdict),
         "windows": view.windows(run, verdict),
+        "further": any(w.extension for w in verdict.windows),
+
         "warnings": [{"tone": "warn", "text": w} for w in warnings(run, verdict)],
-        "frontier": both,
-        "window_charts": windows(run, verdict),
+        "frontier": Markup("").join(drawn),
+        "zoom": zoom is not None,
+        "tips": inline_json({key_id(c.key): tip(c) for c in run.checkpoints}),
+        "window_charts": [
+            {
+                "method": method,
+                "index": method_index(method),
+                "mark": view.icon(method),
+                "name": method_name(method),
+                "text": (w.text if (w := verdict.window(method)) else verdict.window_text(method)),
+                "charts": pictures,
+            }
+            for method, pictures in windows(run, verdict)
+        ],
         "dynamics": dynamics(run),
         "length_charts": charts if has else [],
         "heat": view.heat(run, verdict),
@@ -212,7 +229,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
         "window": f"Chosen checkpoint of each β in full with 95% intervals, the others faint; {n}. Shaded: usable β. KL on a log axis; retention is the behaviour that lost most, in points.",
         "dynamics": f"log π/π_ref on chosen and rejected answers over training. Lines: training batches, averaged over neighbouring steps; marks: held-out pairs. A falling Δchosen alone is common; shaded is severe displacement, below −0.2 nats/token{limit}.",
         "length": f"Under the diagonal, a checkpoint wins more than its quality at equal length explains. Ratios are mean tokens, policy over reference; 95% intervals on chosen checkpoints; {n}.",
-        "retention": f"Change against the reference in points, same prompts, greedy answers; below it the share that passes. ▼ shown worse by more than {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over behaviours, 5%).",
+        "retention": f"Change against the reference in points, same prompts, greedy answers; below it its 95% interval and the share that passes. ▼ shown worse by more than {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over behaviours, 5%).",
         "checkpoints": "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not training seeds.",
         "samples": f"{packed['shown']:,} of {packed['total']:,} judged or checked completions are embedded: from every checkpoint some of each kind below, the rest picked by hash; more from the recommended checkpoint.{cut}",
         "manifest": "What was run, on what, with which versions: enough to run it again.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +174,7 @@ def _checkpoints(folder: Path, problems: list[str]) -> tuple[CheckpointRow, ...]
     reasons = {path.parent: _metrics(path, problems) for path in _metric_files(folder)}
     results = _frame(folder / "results.parquet", problems)
     if not results.empty:
-        return tuple(_from_results(results, folder, reasons))
+        return _sorted(_from_results(results, folder, reasons))
     if reasons:
         problems.append(
             "results.parquet is missing: the run is unfinished, and this report shows the"
@@ -186,6 +186,11 @@ def _checkpoints(folder: Path, problems: list[str]) -> tuple[CheckpointRow, ...]
         if trial and numbers:
             key = _key(trial, path.name.rpartition("-")[2])
             found.append(CheckpointRow(key, path.parent.name, path, numbers))
+    return _sorted(found)
+
+
+def _sorted(found: Iterable[CheckpointRow]) -> tuple[CheckpointRow, ...]:
+    """In the order of methods, then β, seed and step."""
     return tuple(sorted(found, key=lambda c: (method_index(c.key.method), c.key)))
 
 

@@ -139,6 +139,8 @@ def checkpoint_path(run: Run, verdict: Verdict) -> Path | None:
 def warnings(run: Run, verdict: Verdict) -> tuple[str, ...]:
     """Everything a reader should know before acting, once each."""
     found = [*verdict.warnings, *(str(w) for w in run.summary.get("warnings") or ())]
+    if caveat := (run.manifest.get("judge") or {}).get("caveat"):
+        found.insert(0, f"The judge: {caveat}")
     failed = [t for t in run.trials if t.status == "failed"]
     if failed:
         words = "; ".join(f"{t.name}: {t.error or 'no reason saved'}" for t in failed[:3])

@@ -269,11 +269,17 @@ Box = tuple[float, float, float, float]
 
 
 def place_labels(
-    labels: Sequence[Label], f: Frame, obstacles: Sequence[Box], *, gap: float = 9
+    labels: Sequence[Label],
+    f: Frame,
+    obstacles: Sequence[Box],
+    *,
+    gap: float = 9,
+    crowding: float = 0.2,
 ) -> list[Markup]:
     """Put each label beside its mark where it covers least; drop it when every place is taken.
 
-    Earlier labels have precedence. ``obstacles`` are boxes (left, top, right, bottom) in pixels:
+    Earlier labels have precedence; one that would cover more than ``crowding`` of its own area is
+    dropped. ``obstacles`` are boxes (left, top, right, bottom) in pixels:
     marks and intervals. A dropped label is still in the mark's tooltip and in the table.
     """
     taken = list(obstacles)
@@ -281,7 +287,7 @@ def place_labels(
     for label in labels:
         best = min(_candidates(label, f, gap), key=lambda c: (_cover(c[0], taken), c[2]))
         box, anchor, _ = best
-        if _cover(box, taken) > 0.45 * (box[2] - box[0]) * (box[3] - box[1]):
+        if _cover(box, taken) > crowding * (box[2] - box[0]) * (box[3] - box[1]):
             continue
         taken.append(box)
         x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]

@@ -50,6 +50,7 @@ class Window:
     usable: tuple[float, ...]
     gaps: tuple[float, ...]
     text: str
+    at_edge: str
     extension: str
 
 
@@ -166,7 +167,7 @@ def _unfinished(run: Run) -> Verdict:
         recommended_key=None,
         lc=missing("the run is unfinished"),
         numbers={},
-        text=f"{done}{planned} trials have finished; run the same command again to continue.",
+        text="Run the same command again to continue; what is finished is kept.",
         betas=tuple(betas),
         windows=(),
         reasons=(Reason("unsure", f"{done}{planned} trials have finished"),),
@@ -201,6 +202,7 @@ def _window(saved: Mapping[str, Any]) -> Window:
         usable=tuple(float(b) for b in saved.get("usable") or ()),
         gaps=tuple(float(b) for b in saved.get("gaps") or ()),
         text=str(saved.get("text") or ""),
+        at_edge=str(saved.get("at_edge") or ""),
         extension=str(saved.get("extension") or ""),
     )
 
@@ -256,8 +258,8 @@ def _why(best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float) 
         found.append(
             Reason(
                 "ok",
-                f"No behaviour is shown worse by more than {margin:g} points (Holm over behaviours);"
-                f" the worst is {behaviour}, {fixed(change.value, sign=True)} {interval(change, sign=True)}",
+                f"No behaviour shown worse by more than {margin:g} points; the worst is"
+                f" {behaviour}, {fixed(change.value, sign=True)} {interval(change, sign=True)}",
             )
         )
     if open_ := best.get("not_ruled_out"):
@@ -268,7 +270,7 @@ def _why(best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float) 
         words = [short(Key(r["method"], float(r["beta"]), 0, 0)) for r in alike]
         extra = [f"{len(words) - 5} more"] if len(words) > 5 else []
         found.append(
-            Reason("unsure", f"Not shown better than {listed([*words[:5], *extra])}, which are usable too")
+            Reason("unsure", f"Not shown better than these, usable too: {listed([*words[:5], *extra])}")
         )
     elif rivals:
         found.append(Reason("ok", "Shown better than every other usable β, or the only one"))

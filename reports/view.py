@@ -11,13 +11,13 @@ from typing import Any
 from markupsafe import Markup
 
 from prefeval.reports import summary, svg
-from prefeval.reports.labels import key_id, name, short, tip
+from prefeval.reports.labels import key_id, short
 from prefeval.reports.numbers import Number, beta_text, fixed, interval, missing, significant
 from prefeval.reports.retention import Cell, matrix
 from prefeval.reports.run import CheckpointRow, Run, canonical, method_index, method_name
-from prefeval.reports.verdict import SIGNS, TONES, Beta, Verdict, worst_change
+from prefeval.reports.verdict import SIGNS, TONES, Beta, Verdict, Window, worst_change
 
-FOREST = (216.0, 22.0)
+FOREST = (146.0, 22.0)
 TABLE = (
     # metric, heading, hover text, digits (None: three significant), sign
     ("kl", "KL", "reverse KL from the reference, nats/sequence", None, False),
@@ -127,19 +127,18 @@ def headline(run: Run, verdict: Verdict) -> dict[str, Any]:
         "headline": verdict.headline,
         "sentence": _sentence(verdict),
         "path": str(path) if path else "",
+        "why": "Progress" if verdict.state == "unfinished" else "Why",
+        "before": "Before you ship" if verdict.state == "recommended" else "Keep in mind",
         "reasons": verdict.reasons,
     }
 
 
 def _sentence(verdict: Verdict) -> str:
+    """In one line; the reasons beside the table say more."""
     if verdict.state != "recommended":
         return verdict.text or "No β passed the rule: gain shown, and no behaviour shown damaged."
-    prompts = f" on {verdict.halves[1]} prompts that had no part in choosing it" if verdict.halves else ""
-    return (
-        f"At equal length it beats the reference {fixed(verdict.lc.value)}% of the time"
-        f" {interval(verdict.lc)}{prompts}, and no behaviour is shown worse by more than"
-        f" {verdict.margin:g} points."
-    )
+    prompts = f" on {verdict.halves[1]} prompts not used to choose it" if verdict.halves else ""
+    return f"Better than the reference at equal length{prompts}; no behaviour shown damaged."
 
 
 def forest(run: Run, verdict: Verdict) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def forest(run: Run, verdict: Verdict) -> dict[str, Any]:
         previous = beta.method
     half = f"LC win rates are of {verdict.halves[1]} prompts not used for choosing; " if verdict.halves else ""
     return {
-        "title": "Chosen checkpoint of every β",
+        "title": f"{'Last' if verdict.state == 'unfinished' else 'Chosen'} checkpoint of every β",
         "axis": _forest_axis(scale),
         "rows": rows,
         "footnotes": notes.items,
@@ -178,7 +177,7 @@ def _forest_row(
         "index": method_index(beta.method),
         "mark": icon(beta.method),
         "id": key_id(beta.keys[0]),
-        "tip": "\n".join(filter(None, (tip(row) if row else "", *beta.reasons))),
+        "more": "\n".join(beta.reasons),
         "name": short(beta.keys[0]),
         "best": best,
         "step": beta.keys[0].step,
@@ -226,17 +225,27 @@ def windows(run: Run, verdict: Verdict) -> list[dict[str, Any]]:
         if not grid:
             continue
         chips = [_chip(beta, mine.get(beta), verdict) for beta in grid]
-        say = window.text if window and (window.extension or window.gaps) else ""
+        if window is not None and window.extension:
+            further = _further(window)
+            chips = [further, *chips] if window.at_edge == "low" else [*chips, further]
         found.append(
             {
                 "name": method_name(method),
                 "index": method_index(method),
                 "mark": icon(method),
                 "chips": chips,
-                "say": say,
+                "text": window.text if window else "",
             }
         )
     return found
+
+
+def _further(window: Window) -> dict[str, Any]:
+    """Where the best β is the grid's last: the end of the range to run next."""
+    ends = window.extension.rpartition(" ")[2].rpartition("=")[2].split(":")
+    low = window.at_edge == "low"
+    text = f"← {ends[0]}" if low else f"→ {ends[-1]}"
+    return {"text": text, "tone": "further", "sign": "", "best": False, "title": window.text}
 
 
 def _chip(value: float, beta: Beta | None, verdict: Verdict) -> dict[str, Any]:
@@ -289,7 +298,15 @@ def _heat_cell(cell: Cell, notes: Footnotes) -> dict[str, str]:
         "tip": cell.tip,
         "reason": "",
         "text": fixed(cell.change.value, sign=True) + sign,
-        "small": f"{fixed(cell.passed.value, 0)}%" if cell.passed.known else "",
+        "small": " · ".join(
+            filter(
+                None,
+                (
+                    interval(cell.change, 0, sign=True),
+                    f"{fixed(cell.passed.value, 0)}%" if cell.passed.known else "",
+                ),
+            )
+        ),
     }
 
 
@@ -304,10 +321,10 @@ def table(run: Run, verdict: Verdict) -> dict[str, Any]:
         cells = [
             Shown(method_name(row.key.method), sort=method_name(row.key.method)),
             *(Shown(text, sort=text) for text in (beta_text(row.key.beta), str(row.key.seed), str(row.key.step))),
-            *(shown(row.get(c[0]), notes, c[3], sign=c[4], ci=c[0] in ("lc_win_rate", "win_rate")) for c in columns),
             Shown(f"{SIGNS.get(beta.state, '')} {beta.state}".strip(), sort=beta.state, tone=beta.tone)
             if beta
             else Shown("", sort=""),
+            *(shown(row.get(c[0]), notes, c[3], sign=c[4], ci=c[0] == "lc_win_rate") for c in columns),
         ]
         rows.append(
             {
@@ -320,7 +337,7 @@ def table(run: Run, verdict: Verdict) -> dict[str, Any]:
             }
         )
     heads = [("method", "training method"), ("β", "the method's own lever"), ("seed", "training seed"), ("step", "optimiser steps")]
-    heads += [(c[1], c[2]) for c in columns] + [("verdict", "of the chosen checkpoint of each β")]
+    heads += [("verdict", "of the chosen checkpoint of each β"), *((c[1], c[2]) for c in columns)]
     return {
         "columns": [{"name": n, "title": t} for n, t in heads],
         "rows": rows,
@@ -383,6 +400,3 @@ def trial_states(run: Run) -> list[dict[str, str]]:
 def json_text(value: Any) -> str:
     """Pretty JSON of a manifest, for reading."""
     return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-__all__ = ["forest", "headline", "heat", "manifest_groups", "name", "table", "tiles", "windows"]

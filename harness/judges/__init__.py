@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "prefeval.judges"
 JUDGES: dict[str, str] = {
+    "lab": "prefeval.harness.judges.lab:from_text",
     "reward_model": "prefeval.harness.judges.reward_model:from_folder",
 }
 COLUMNS = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefeval.records import Comparison, Prompt, Verdict
+from prefeval.records import Comparison, PrefevalError, Prompt, Verdict
 from prefeval.suites import lab_oracle
 from prefeval.suites.lab_world import World
 
@@ -72,3 +72,33 @@ class LabJudge:
         """1 if the first answer is truly better, 0 if worse, one half if they are equal."""
         difference = self.quality(prompt, text) - self.quality(prompt, other)
         return 0.5 if abs(difference) < 1e-9 else float(difference > 0)
+
+
+KNOBS: Mapping[str, type] = {
+    "seed": int, "people": int, "shape": str, "length_bias": float, "temperature": float,
+    "position_bias": float,
+}  # fmt: skip
+
+
+def from_text(text: str = "") -> LabJudge:
+    """The judge of ``seed=0,people=64,shape=saturating,length_bias=0.12``.
+
+    Raises ``PrefevalError`` for an unknown knob or shape, or what is no number.
+    """
+    values: dict[str, Any] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        name, _, value = part.partition("=")
+        if name not in KNOBS:
+            raise PrefevalError(f"unknown knob {name!r} of the lab's judge; use {', '.join(KNOBS)}")
+        try:
+            values[name] = KNOBS[name](value)
+        except ValueError:
+            raise PrefevalError(f"the lab judge's {name} takes a number, got {value!r}") from None
+    shape = values.get("shape", "saturating")
+    if shape not in lab_oracle.JUDGE_SHAPES:
+        shapes = ", ".join(lab_oracle.JUDGE_SHAPES)
+        raise PrefevalError(f"unknown judge shape {shape!r}; use one of {shapes}")
+    if values.get("temperature", 1.0) <= 0:
+        raise PrefevalError("the lab judge's temperature must be > 0")
+    size = {k: values.pop(k) for k in ("seed", "people") if k in values}
+    return LabJudge(World(**size), **values)

@@ -10,6 +10,7 @@
   };
 
   // Hover: a tooltip, and the same checkpoint lit in every chart and table.
+  const tips = JSON.parse($("#tips-data").textContent);
   const tip = make("div");
   tip.id = "tip";
   tip.hidden = true;
@@ -25,8 +26,9 @@
       hot = $$("[data-ck]").filter((n) => n.dataset.ck === id);
       hot.forEach((n) => n.classList.add("hot"));
     }
-    if (node.dataset.tip) {
-      tip.textContent = node.dataset.tip;
+    const words = [node.dataset.tip || tips[id], node.dataset.more].filter(Boolean).join("\n");
+    if (words) {
+      tip.textContent = words;
       tip.hidden = false;
     }
   });
@@ -98,7 +100,7 @@
   const state = { ck: $("#s-ck").value, behaviour: "", kind: "", query: "", limit: 10 };
   const list = $("#s-list");
   const more = $("#s-more");
-  const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])/;
+  const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069])/;
 
   const written = (index) => {
     const node = make("div", undefined, "text");

@@ -168,6 +168,7 @@ def test_heads_that_scale_or_cap_give_the_familys_own_logits(config, batch):
     assert not torch.allclose(model.get_output_embeddings()(hidden), expected, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # inside peft
 def test_an_adapter_is_scored_with_its_layers_and_receives_the_gradient(make_model, batch):
     base = completion_logps(make_model(), *batch).sums
     adapted = get_peft_model(make_model(), LoraConfig(target_modules=["q_proj"], r=2))

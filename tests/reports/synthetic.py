@@ -29,6 +29,7 @@ GRID: Mapping[str, Sequence[float]] = {
 STEPS = (47, 94, 140)
 BEHAVIOURS = ("json", "bullets", "tool", "refusal", "overrefusal", "fact")
 CHECKS = {"refusal": "refusal", "overrefusal": "compliance", "json": "json_object"}
+GAIN = {"dpo": 27, "ipo": 22, "kto": 17, "simpo": 20, "ppo": 25}
 PULL = {"dpo": 1.0, "ipo": 0.7, "kto": 0.8, "simpo": 1.6, "ppo": 0.45}
 FRAGILE = {"json": 0.2, "bullets": 0.3, "tool": 1.0, "refusal": 0.6, "overrefusal": -0.4, "fact": 0.25}
 NO_ORACLE = "these prompts have no oracle: the true win rate exists in the lab only"
@@ -52,7 +53,7 @@ def metrics_of(method: str, beta: float, step: int, *, n: int, oracle: bool) -> 
     d = drift(method, beta, step / STEPS[-1])
     noise = wobble(method, beta, step)
     half = 98 / math.sqrt(n)
-    lc = 50 + 24 * d * math.exp(-1.1 * d) - 3 * max(0, d - 1.5) + 1.2 * noise
+    lc = 50 + GAIN[method] * d * math.exp(-1.1 * d) - 6 * max(0, d - 1.2) + 1.2 * noise
     values: list[tuple[str, float, float]] = [
         ("win_rate", min(lc + 9 * math.log1p(d), 97), half),
         ("lc_win_rate", lc, half * 1.1),
@@ -74,7 +75,7 @@ def metrics_of(method: str, beta: float, step: int, *, n: int, oracle: bool) -> 
     ]
     found = [_metric(name, value, width, n) for name, value, width in values]
     for behaviour in BEHAVIOURS:
-        change = -FRAGILE[behaviour] * 10 * d**1.4 + 1.5 * wobble(behaviour, method, beta, step)
+        change = -FRAGILE[behaviour] * 9 * d**1.9 + 1.5 * wobble(behaviour, method, beta, step)
         change = max(min(change, 9.0), -96.0)
         found.append(_metric(f"retention_{behaviour}", 96 + min(change, 4), 4, 64))
         found.append(_metric(f"change_{behaviour}", change, 2.5 + 0.12 * abs(change), 64))

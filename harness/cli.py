@@ -1,0 +1,260 @@
+"""The ``prefeval`` command. Each command imports what it needs when it runs: help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import prefeval
+from prefeval.records import PrefevalError
+
+EXIT_FAILED_TRIALS = 3
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="prefeval",
+    help="Which checkpoint of a preference-tuning run to ship, what went wrong, what to change.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "auto_envvar_prefix": "PREFEVAL",
+        "max_content_width": 100,
+    },
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"prefeval {prefeval.__version__}")
+        raise typer.Exit
+
+
+def _defaults(context: typer.Context, path: Path | None) -> Path | None:
+    """``--config``: a YAML file of option values, which environment and flags override."""
+    if path is None:
+        return None
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise PrefevalError(f"cannot read {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise PrefevalError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise PrefevalError(f"{path} must hold option: value lines, e.g. beta: 0.05:0.3")
+    known = {p.name for p in context.command.params}
+    options = {str(k).replace("-", "_"): v for k, v in values.items()}
+    if unknown := sorted(set(options) - known):
+        raise PrefevalError(f"{path} sets unknown options: {', '.join(unknown)}")
+    context.default_map = {**(context.default_map or {}), **options}
+    return path
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Evaluation and diagnostics for preference-tuned language models."""
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", callback=_defaults, is_eager=True, help="YAML file of options."),
+]
+Methods = Annotated[str, typer.Option(help="Which of dpo, ipo, kto, simpo, ppo.")]
+Beta = Annotated[
+    str, typer.Option(help="a:b, a:b:n, a:b:n:lin or a list; or dpo=0.05:0.3,simpo=2:10.")
+]
+Seeds = Annotated[str, typer.Option(help="How many training seeds, or a list of them (0,5).")]
+Model = Annotated[str, typer.Option(help="The reference: a folder, a hub name, or 'lab'.")]
+Data = Annotated[str, typer.Option(help="Preference data: a file, a folder or a hub name.")]
+SuiteOption = Annotated[str, typer.Option(help="Retention suite: a folder, or the built-in one.")]
+Judge = Annotated[str, typer.Option(help="name or name:argument; trained on your data if empty.")]
+Knobs = Annotated[str, typer.Option("--lab", help="Knobs of the lab: noise=0.1,length_bias=0.2.")]
+Out = Annotated[Path, typer.Option(help="Parent of the run's folder.")]
+Name = Annotated[str, typer.Option(help="The run's folder; named by its configuration if empty.")]
+Workers = Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16 (computation).")]
+Smoke = Annotated[bool, typer.Option("--smoke", help="The real path at the smallest size.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
+LearningRate = Annotated[float, typer.Option("--lr", help="Peak learning rate; 0: the method's.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the data.")]
+BatchSize = Annotated[int, typer.Option(help="Examples a step; 0: the method's.")]
+MicroBatch = Annotated[int, typer.Option(help="Examples a forward pass; 0: all of them.")]
+MaxSteps = Annotated[int, typer.Option(help="Stop a trial after so many steps; 0: never.")]
+Checkpoints = Annotated[int, typer.Option(min=1, help="Checkpoints a trial, evenly spaced.")]
+MaxLength = Annotated[int, typer.Option(help="Tokens of prompt and answer; 0: the default.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Tokens of a generated answer; 0: the default.")]
+Prompts = Annotated[int, typer.Option(help="At most so many win-rate prompts; 0: all.")]
+Reward = Annotated[str, typer.Option(help="PPO's reward: model, or the lab's kfacts or guess.")]
+TargetKl = Annotated[float, typer.Option(help="PPO: hold this KL (nats/sequence); 0: fixed.")]
+JudgePairs = Annotated[int, typer.Option(help="Pairs that train the judge; 0: all of its part.")]
+
+
+@app.command()
+def sweep(  # noqa: PLR0913 - one parameter an option
+    beta: Beta = "0.05:0.3",
+    methods: Methods = "dpo,ipo,kto,simpo,ppo",
+    seeds: Seeds = "1",
+    model: Model = "lab",
+    data: Data = "lab",
+    suite: SuiteOption = "",
+    judge: Judge = "",
+    lab: Knobs = "",
+    out: Out = Path("runs"),
+    name: Name = "",
+    workers: Workers = 0,
+    executor: Annotated[str, typer.Option(help="Where trials run: local.")] = "local",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    lr: LearningRate = 0.0,
+    epochs: Epochs = 1,
+    batch_size: BatchSize = 0,
+    micro_batch: MicroBatch = 0,
+    max_steps: MaxSteps = 0,
+    checkpoints: Checkpoints = 3,
+    max_length: MaxLength = 0,
+    max_new_tokens: MaxNewTokens = 0,
+    prompts: Prompts = 0,
+    reward: Reward = "model",
+    target_kl: TargetKl = 0.0,
+    judge_pairs: JudgePairs = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue (also the default).")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    smoke: Smoke = False,
+    json_output: Json = False,
+    config: Config = None,
+) -> None:
+    """Train methods over a beta grid, measure every checkpoint, say which to ship."""
+    from prefeval.harness import commands
+
+    options = dict(locals())
+    options.pop("commands")
+    raise typer.Exit(commands.sweep(**options))
+
+
+@app.command()
+def train(  # noqa: PLR0913
+    method: Annotated[str, typer.Argument(help="dpo, ipo, kto, simpo or ppo.")],
+    beta: Annotated[str, typer.Option(help="One value of the lever.")] = "0.1",
+    seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
+    model: Model = "lab",
+    data: Data = "lab",
+    lab: Knobs = "",
+    out: Out = Path("runs"),
+    name: Name = "",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    lr: LearningRate = 0.0,
+    epochs: Epochs = 1,
+    batch_size: BatchSize = 0,
+    micro_batch: MicroBatch = 0,
+    max_steps: MaxSteps = 0,
+    checkpoints: Checkpoints = 3,
+    max_length: MaxLength = 0,
+    reward: Reward = "model",
+    target_kl: TargetKl = 0.0,
+    smoke: Smoke = False,
+    config: Config = None,
+) -> None:
+    """Train one method from the reference; the checkpoints are Hugging Face folders."""
+    from prefeval.harness import commands
+
+    options = dict(locals())
+    options.pop("commands")
+    raise typer.Exit(commands.train(**options))
+
+
+@app.command("eval")
+def evaluate(  # noqa: PLR0913
+    checkpoint: Annotated[list[str], typer.Argument(help="Checkpoint folders.")],
+    reference: Annotated[str, typer.Option(help="What they were tuned from, or 'lab'.")] = "lab",
+    data: Data = "lab",
+    suite: SuiteOption = "",
+    judge: Judge = "",
+    lab: Knobs = "",
+    out: Out = Path("runs"),
+    name: Name = "",
+    workers: Workers = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    max_length: MaxLength = 0,
+    max_new_tokens: MaxNewTokens = 0,
+    prompts: Prompts = 0,
+    judge_pairs: JudgePairs = 0,
+    smoke: Smoke = False,
+    json_output: Json = False,
+    config: Config = None,
+) -> None:
+    """Measure any checkpoints against their reference."""
+    from prefeval.harness import commands
+
+    options = dict(locals())
+    options.pop("commands")
+    raise typer.Exit(commands.evaluate(**options))
+
+
+@app.command()
+def report(
+    run: Annotated[list[Path], typer.Argument(help="Run folders.")],
+) -> None:
+    """Write summary.md and report.html again, from saved results alone."""
+    from prefeval import reports
+
+    for folder in run:
+        typer.echo(reports.write_summary(folder))
+        typer.echo(reports.write_report(folder))
+
+
+@app.command()
+def lab(
+    out: Annotated[Path, typer.Option(help="A new folder to write the lab to.")],
+    knobs: Annotated[str, typer.Option(help="noise=0.1,length_bias=0.2,anchors=0.1,...")] = "",
+    smoke: Smoke = False,
+) -> None:
+    """Write the lab out as Hugging Face folders and JSONL, for any other trainer."""
+    from prefeval.harness import commands
+
+    raise typer.Exit(commands.lab(out=out, knobs=knobs, smoke=smoke))
+
+
+def main() -> None:
+    """Run the command; a person's mistake is one line, not a traceback."""
+    raise SystemExit(run_guarded(lambda: app(standalone_mode=False)))
+
+
+def run_guarded(command: Callable[[], Any]) -> int:
+    """The exit code of a command, its errors printed as one line."""
+    from click.exceptions import Abort, ClickException
+
+    try:
+        code = command()
+    except PrefevalError as error:
+        print(f"prefeval: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except ClickException as error:
+        print(f"prefeval: {error.format_message()}", file=sys.stderr)
+        return EXIT_USAGE
+    except (Abort, KeyboardInterrupt):
+        import shlex
+
+        again = " ".join(["prefeval", *(shlex.quote(a) for a in sys.argv[1:])])
+        print(f"\ninterrupted; what is finished is kept. To continue: {again}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,237 @@
+"""What the commands do, behind ``cli``: options become a configuration, results become text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefeval import records
+from prefeval.harness import grid, live
+from prefeval.harness import lab as labs
+from prefeval.harness.settings import LAB, SMOKE, SweepConfig, resolve_device
+from prefeval.harness.task import Sizes
+from prefeval.records import PrefevalError
+
+OWN_SIZES = Sizes(
+    max_length=512, max_new_tokens=128, greedy_new_tokens=128, diverse_prompts=8,
+    diverse_samples=4, self_play=1, generation_batch=32,
+)  # fmt: skip
+SMOKE_LAB = {"people": 16, "hidden": 32, "demonstrations": 640, "epochs": 1}
+SMOKE_DATA = {"pairs": 64, "thumbs": 64}
+SMOKE_SIZES = {"max_new_tokens": 24, "diverse_prompts": 2, "diverse_samples": 2, "self_play": 1}
+GENERAL = ("lr", "batch_size", "micro_batch", "max_steps", "target_kl")
+
+
+def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) -> SweepConfig:
+    """A configuration from the options of a command; what was not given keeps its default."""
+    names = grid.parse_methods(methods)
+    model, data = options["model"], options["data"]
+    own = model != LAB
+    if own and data == LAB:
+        raise PrefevalError("a model of your own needs data of your own: --data pairs.jsonl")
+    if data != LAB and not own:
+        raise PrefevalError("data of your own needs its model: --model DIR")
+    if options["dtype"] not in ("float32", "bfloat16"):
+        raise PrefevalError(f"unknown --dtype {options['dtype']!r}; use float32 or bfloat16")
+    reference, lab_data = labs.parse_knobs(options["lab"])
+    if own and options["lab"]:
+        raise PrefevalError("--lab sets knobs of the lab; it has no meaning with --model")
+    for name in GENERAL:
+        if options.get(name, 0) < 0:
+            raise PrefevalError(f"--{name.replace('_', '-')} must not be negative")
+    training = {k: options[k] for k in GENERAL if options.get(k)}
+    if options.get("epochs", 1) < 1:
+        raise PrefevalError("--epochs must be at least 1")
+    if options.get("epochs", 1) > 1:
+        training["epochs"] = options["epochs"]
+    if options.get("reward", "model") != "model":
+        training["reward"] = options["reward"]
+    sizes = OWN_SIZES if own else Sizes()
+    if options.get("max_new_tokens"):
+        new = options["max_new_tokens"]
+        sizes = replace(sizes, max_new_tokens=new, greedy_new_tokens=new)
+    if options.get("max_length"):
+        sizes = replace(sizes, max_length=options["max_length"])
+    if sizes.max_new_tokens >= sizes.max_length:
+        raise PrefevalError(
+            f"{sizes.max_new_tokens} new tokens leave no room for a prompt within "
+            f"{sizes.max_length}; raise --max-length"
+        )
+    config = SweepConfig(
+        methods=names,
+        betas=grid.parse_betas(beta, names),
+        seeds=grid.parse_seeds(seeds),
+        model=model,
+        data=data,
+        suite=options.get("suite", ""),
+        judge=options.get("judge", ""),
+        lab=reference,
+        lab_data=lab_data,
+        sizes=sizes,
+        training=training,
+        checkpoints=options.get("checkpoints", 3),
+        prompts=options.get("prompts") or None,
+        reward_model_pairs=options.get("judge_pairs") or None,
+        dtype=options["dtype"],
+        device=resolve_device(options["device"]),
+    )
+    config = _smoked(config) if options.get("smoke") else config
+    return replace(config, inputs=_input_hashes(config))
+
+
+def _smoked(config: SweepConfig) -> SweepConfig:
+    """The real path at the smallest size."""
+    training = {**config.training, "max_steps": SMOKE["max_steps"]}
+    if "ppo" in config.methods:
+        training["iterations"] = 2
+    return replace(
+        config,
+        lab=replace(config.lab, **SMOKE_LAB) if config.is_lab else config.lab,
+        lab_data=replace(config.lab_data, **SMOKE_DATA) if config.is_lab else config.lab_data,
+        sizes=replace(config.sizes, **SMOKE_SIZES),
+        training=training,
+        checkpoints=SMOKE["checkpoints"],
+        prompts=16,
+        reward_model_pairs=32,
+    )
+
+
+def _input_hashes(config: SweepConfig) -> dict[str, str]:
+    """Contents of a person's own inputs: another file under the same name is another run."""
+    from prefeval.harness import models
+
+    if config.is_lab:
+        return {}
+    found = {"model": models.weights_hash(models.check_model_dir(config.model))}
+    path = Path(config.data)
+    if path.is_file():
+        found["data"] = models.file_hash(path)
+    elif "/" in config.data and not path.exists() and path.suffix:
+        raise PrefevalError(f"no such data file: {path}")
+    return found
+
+
+def sweep(**options: Any) -> int:
+    """``prefeval sweep``: exit code 0 when every trial finished, whatever the verdict."""
+    if options["executor"] != "local":
+        raise PrefevalError(f"unknown executor {options['executor']!r}; use local")
+    config = resolve(
+        options, methods=options["methods"], beta=options["beta"], seeds=options["seeds"]
+    )
+    from prefeval.harness import sweep as sweeps
+
+    workers = options["workers"] or sweeps.default_workers()
+    plan = sweeps.plan(config, workers)
+    console = live.make_console(json_output=options["json_output"])
+    for line in plan.describe(config):
+        console.print(line, highlight=False, markup=False)
+    name = options["name"] or config.name
+    console.print(f"run folder: {options['out'] / name}", highlight=False, soft_wrap=True)
+    if options["dry_run"]:
+        return 0
+    outcome = sweeps.sweep(
+        config,
+        out=options["out"],
+        workers=workers,
+        console=console,
+        command=sweeps.command_line(),
+        name=options["name"] or None,
+    )
+    _tell(outcome, console, json_output=options["json_output"])
+    if options["smoke"]:
+        _assert_smoke(outcome.run.path)
+    return 3 if outcome.failed else 0
+
+
+def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
+    """The last table, the verdict and where the report is."""
+    from prefeval.reports import run as runs
+    from prefeval.reports import summary, verdict
+
+    if outcome.selection is None:
+        for name, why in outcome.failed.items():
+            console.print(f"{name}: {why}", style="red", markup=False)
+        raise PrefevalError("no checkpoint was measured; see the errors above")
+    saved = runs.load(outcome.run.path)
+    read = verdict.read(saved)
+    console.print(summary.table(saved, read))
+    for line in summary.lines(saved, read, outcome.run.report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"took {live.duration(outcome.seconds)}", highlight=False)
+    if json_output:
+        print(json.dumps(records.read_json(outcome.run.summary), ensure_ascii=False))
+
+
+def _assert_smoke(run: Path) -> None:
+    """What must hold at any size: untrained, the policy is its reference, so DPO's loss is ln 2."""
+    for log in sorted(run.glob("trials/dpo-*/train.jsonl")):
+        loss = records.read_jsonl(log)[0]["loss"]
+        if abs(loss - math.log(2)) > 1e-4:
+            raise PrefevalError(f"smoke: the first DPO loss is {loss}, not ln 2 = 0.6931")
+    for row in records.read_json(run / "summary.json")["table"]:
+        if not (row["kl"] is not None and row["kl"] > -1e-6 and 0 <= row["win_rate"] <= 100):
+            raise PrefevalError(f"smoke: {row['trial']} has KL {row['kl']}, WR {row['win_rate']}")
+
+
+def train(**options: Any) -> int:
+    """``prefeval train``: one trial up to its checkpoints, in a run that ``sweep`` can continue."""
+    from prefeval.harness import sweep as sweeps
+
+    config = resolve(
+        options, methods=options["method"], beta=options["beta"], seeds="1"
+    )
+    config = replace(config, seeds=(options["seed"],))
+    if len(config.trials()) != 1:
+        raise PrefevalError("prefeval train runs one trial: give one --beta; for a grid use sweep")
+    console = live.make_console()
+    paths = sweeps.train_only(
+        config,
+        out=options["out"],
+        console=console,
+        command=sweeps.command_line(),
+        name=options["name"] or None,
+    )
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0
+
+
+def evaluate(**options: Any) -> int:
+    """``prefeval eval``: any checkpoints against their reference."""
+    from prefeval.harness import evaluate_only
+
+    options["model"] = options["reference"]
+    config = resolve(options, methods="dpo", beta="0.1", seeds="1")
+    console = live.make_console(json_output=options["json_output"])
+    rows = evaluate_only.evaluate(
+        config,
+        options["checkpoint"],
+        out=options["out"],
+        name=options["name"] or None,
+        workers=options["workers"],
+        console=console,
+    )
+    if options["json_output"]:
+        print(json.dumps(records.to_jsonable(rows), ensure_ascii=False))
+    return 0
+
+
+def lab(*, out: Path, knobs: str, smoke: bool) -> int:
+    """``prefeval lab``: the lab as ordinary files."""
+    reference, data = labs.parse_knobs(knobs)
+    if smoke:
+        reference, data = replace(reference, **SMOKE_LAB), replace(data, **SMOKE_DATA)
+    if out.exists() and any(out.iterdir()):
+        raise PrefevalError(f"{out} is not empty; choose a new folder with --out")
+    console = live.make_console()
+    with console.status("building the lab") as status:
+        built = labs.build(
+            reference, data, lambda stage, share: status.update(f"{stage}: {share:.0%}")
+        )
+    for path in labs.export(built, out):
+        console.print(str(path), highlight=False, soft_wrap=True)
+    return 0

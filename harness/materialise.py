@@ -1,0 +1,196 @@
+"""From a configuration to the run's ``data`` folder: pairs, thumbs, held-out pairs and prompts.
+
+The lab and a person's own files end up in one layout; what was dropped is counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefeval import records
+from prefeval.harness import data as preference_data
+from prefeval.harness import lab, models, steps
+from prefeval.harness.settings import SweepConfig
+from prefeval.harness.task import Task
+from prefeval.minitrainers import METHODS
+from prefeval.records import PreferencePair, PrefevalError, Prompt, Thumb
+
+FILES = ("pairs.jsonl", "thumbs.jsonl", "pairs_held_out.jsonl", "prompts.jsonl")
+ENOUGH_PROMPTS = 400
+LAB_JUDGE = "shape=saturating,length_bias=0.12,temperature=1,position_bias=0.1"
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The task, and what the manifest says of where it came from."""
+
+    task: Task
+    counts: Mapping[str, Any]
+    trains_judge: bool = False
+    lab: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+
+def materialise(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Materials:
+    """Write the run's ``data`` folder (once) and say what it holds."""
+    if config.is_lab:
+        return _from_lab(config, run, on_progress)
+    return _from_own(config, run)
+
+
+def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Materials:
+    built = lab.build(config.lab, config.lab_data, on_progress)
+    data = run / "data"
+    with steps.disk_errors(data):
+        data.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copy(built.data / name, data / name)
+    prompts = _capped(lab.suite(built.world), config.prompts)
+    with steps.disk_errors(data):
+        records.write_jsonl(data / "prompts.jsonl", prompts)
+    world = f"seed={config.lab.seed},people={config.lab.people}"
+    judge = config.judge or f"lab:{world},{LAB_JUDGE}"
+    task = Task(str(run), str(built.reference), judge, config.sizes, config.dtype, config.device)
+    counts = {
+        "pairs": len(records.read_jsonl(data / "pairs.jsonl")),
+        "thumbs": len(records.read_jsonl(data / "thumbs.jsonl")),
+        "held_out_pairs": len(records.read_jsonl(data / "pairs_held_out.jsonl")),
+        **_prompt_counts(prompts),
+    }
+    about = {"reference": config.lab, "data": config.lab_data}
+    return Materials(task, counts, lab=records.to_jsonable(about))
+
+
+def _from_own(config: SweepConfig, run: Path) -> Materials:
+    from prefeval.suites import builtin
+
+    reference = models.check_model_dir(config.model)
+    tokenizer = models.load_tokenizer(reference)
+    pairs, thumbs, dropped = _load(config)
+    trains_judge = not config.judge
+    if trains_judge and not pairs:
+        raise PrefevalError("thumbs alone cannot train a judge; name one with --judge")
+    share = 0.2 if trains_judge else 0.0
+    split = preference_data.split_pairs(pairs, reward_model=share) if pairs else None
+    thumb_split = preference_data.split_pairs(thumbs, reward_model=share)
+    held_out: Sequence[PreferencePair] = split.held_out if split else ()
+    asked = held_out or thumb_split.held_out
+    prompts, too_long = _win_rate_prompts(asked, tokenizer, config)
+    prompts = _capped([*prompts, *builtin.load_suite(config.suite or "builtin")], config.prompts)
+    files: dict[str, Sequence[Any]] = {
+        "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())],
+        "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train],
+        "pairs_held_out.jsonl": [preference_data.to_trl(p) for p in held_out],
+        "prompts.jsonl": prompts,
+    }
+    if trains_judge and split:
+        rows = split.reward_model[: config.reward_model_pairs]
+        files["pairs_judge.jsonl"] = [preference_data.to_trl(p) for p in rows]
+    data = run / "data"
+    with steps.disk_errors(data):
+        data.mkdir(parents=True, exist_ok=True)
+        for name, rows_ in files.items():
+            records.write_jsonl(data / name, rows_)
+    judge = config.judge or f"reward_model:{run / 'judge' / 'model'}"
+    task = Task(str(run), str(reference), judge, config.sizes, config.dtype, config.device)
+    counts = {
+        **{Path(name).stem: len(rows_) for name, rows_ in files.items() if "pairs" in name},
+        "thumbs": len(files["thumbs.jsonl"]),
+        "dropped": dropped,
+        "prompts_too_long": too_long,
+        **_prompt_counts(prompts),
+    }
+    return Materials(task, counts, trains_judge, warnings=_warnings(prompts, dropped, too_long))
+
+
+def _load(
+    config: SweepConfig,
+) -> tuple[list[PreferencePair], list[Thumb], Mapping[str, int]]:
+    """Pairs and thumbs of the data; thumbs are made from pairs where there are none."""
+    try:
+        loaded = preference_data.load_pairs(config.data)
+    except PrefevalError as error:
+        if "look like thumbs" not in str(error):
+            raise
+        paired = [m for m in config.methods if METHODS[m].data != "thumbs"]
+        if paired:
+            raise PrefevalError(
+                f"{config.data} holds thumbs, which only KTO learns from; run --methods kto"
+            ) from None
+        thumbs = preference_data.load_thumbs(config.data)
+        return [], thumbs.items, dict(thumbs.dropped)
+    return loaded.items, preference_data.thumbs_from_pairs(loaded.items), dict(loaded.dropped)
+
+
+def _win_rate_prompts(
+    items: Sequence[PreferencePair] | Sequence[Thumb], tokenizer: Any, config: SweepConfig
+) -> tuple[list[Prompt], int]:
+    """The distinct prompts of held-out data that leave room for an answer."""
+    from prefeval.minitrainers import batches
+
+    first: dict[str, PreferencePair | Thumb] = {}
+    for item in items:
+        first.setdefault(records.content_hash(item.prompt), item)
+    found = list(first.values())
+    sizes = config.sizes
+    encoded = batches.encode_all(
+        tokenizer, [(i.prompt, None) for i in found], max_length=sizes.max_length
+    )
+    room = sizes.max_length - sizes.max_new_tokens
+    fits = [
+        i for i, e in zip(found, encoded, strict=True) if len(e.prompt_ids) <= room
+    ]
+    if not fits:
+        raise PrefevalError(
+            f"no held-out prompt leaves room for {sizes.max_new_tokens} new tokens within "
+            f"{sizes.max_length}; raise --max-length"
+        )
+    prompts = [
+        Prompt(i.id, i.prompt, i.behaviour or "prose", "win_rate", i.cluster or i.id) for i in fits
+    ]
+    return prompts, len(found) - len(fits)
+
+
+def _capped(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
+    """At most ``most`` win-rate prompts spread over all, and a quarter as many a behaviour."""
+    if most is None:
+        return list(prompts)
+    groups: dict[tuple[str, str], list[Prompt]] = {}
+    for p in prompts:
+        groups.setdefault((p.use, p.behaviour if p.use != "win_rate" else ""), []).append(p)
+    out = []
+    for (use, _), group in groups.items():
+        limit = most if use == "win_rate" else max(2, most // 4)
+        step = max(1, -(-len(group) // limit))
+        out += group[::step]
+    return out
+
+
+def _prompt_counts(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    win_rate = sum(p.use == "win_rate" for p in prompts)
+    behaviours: dict[str, int] = {}
+    for p in prompts:
+        if p.use == "retention":
+            behaviours[p.behaviour] = behaviours.get(p.behaviour, 0) + 1
+    return {"win_rate_prompts": win_rate, "retention_prompts": behaviours}
+
+
+def _warnings(
+    prompts: Sequence[Prompt], dropped: Mapping[str, int], too_long: int
+) -> tuple[str, ...]:
+    found = []
+    n = sum(p.use == "win_rate" for p in prompts)
+    if n < ENOUGH_PROMPTS:
+        found.append(f"win rates over {n} prompts only; {ENOUGH_PROMPTS} or more tell more apart")
+    if dropped:
+        words = ", ".join(f"{count} {why}" for why, count in sorted(dropped.items()))
+        found.append(f"rows dropped from the data: {words}")
+    if too_long:
+        found.append(f"{too_long} held-out prompts were too long to leave room for an answer")
+    return tuple(found)
+
+

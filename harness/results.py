@@ -1,0 +1,101 @@
+"""From the checkpoints' files to one table, the verdict and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefeval import metrics, records, reports
+from prefeval.harness import steps
+from prefeval.harness.evaluate import (
+    BOOTSTRAP_SEED,
+    read_calibration,
+    read_evidence,
+    read_metrics,
+)
+from prefeval.harness.run_folder import RunFolder
+from prefeval.harness.task import Task
+from prefeval.metrics import usable
+from prefeval.records import Checkpoint, Trial
+
+if TYPE_CHECKING:
+    from prefeval.metrics.selection import Selection
+
+COLUMNS = ("method", "beta", "seed", "step", "trial", "checkpoint")
+
+
+def collect(run: RunFolder, trials: Sequence[Trial]) -> list[Checkpoint]:
+    """The measured checkpoints of these trials, sorted by method, beta, seed and step."""
+    found = [
+        Checkpoint(trial, int(path.parent.name.rpartition("-")[2]), str(path.parent))
+        for trial in trials
+        for path in run.trial(trial).glob("checkpoint-*/metrics.json")
+    ]
+    return sorted(found, key=lambda c: (c.trial.method, c.trial.beta, c.trial.seed, c.step))
+
+
+def conclude(
+    run: RunFolder,
+    task: Task,
+    trials: Sequence[Trial],
+    failed: Mapping[str, str],
+    warnings: Sequence[str],
+) -> Selection | None:
+    """Write results.parquet, costs.parquet, summary.{json,md} and report.html; return the verdict.
+
+    None when no checkpoint was measured: there is nothing to say then.
+    """
+    checkpoints = collect(run, trials)
+    if not checkpoints:
+        return None
+    _write_tables(run, trials, checkpoints)
+    calibration = read_calibration(task)
+    evidence = [(c, read_evidence(Path(c.path), task, calibration)) for c in checkpoints]
+    selection = usable.select(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    with steps.disk_errors(run.summary):
+        records.write_json(
+            run.summary,
+            {
+                "schema": records.SCHEMA_VERSION,
+                "selection": selection,
+                "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
+                "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
+                "warnings": list(warnings),
+                "table": _rows(checkpoints),
+            },
+        )
+        reports.write_summary(run.path)
+        reports.write_report(run.path)
+    return selection
+
+
+def _rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
+    rows = []
+    for c in checkpoints:
+        found = read_metrics(Path(c.path) / "metrics.json")
+        key = (c.trial.method, c.trial.beta, c.trial.seed, c.step, c.trial.name)
+        named = dict(zip(COLUMNS, (*key, Path(c.path).name), strict=True))
+        rows.append({**named, **metrics.row(found)})
+    return rows
+
+
+def _write_tables(
+    run: RunFolder, trials: Sequence[Trial], checkpoints: Sequence[Checkpoint]
+) -> None:
+    """Results, which equal runs have in common, apart from costs, which they do not."""
+    import pandas as pd
+
+    costs = [
+        records.read_json(path)
+        for trial in trials
+        if (path := run.trial(trial) / "costs.json").exists()
+    ]
+    with steps.disk_errors(run.results):
+        for path, rows in ((run.results, _rows(checkpoints)), (run.costs, costs)):
+            temporary = path.with_suffix(".parquet.tmp")
+            pd.DataFrame(rows).to_parquet(temporary, index=False)
+            temporary.replace(path)
+

@@ -1,0 +1,131 @@
+"""A sweep's configuration: what a person asked for, and the settings that follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefeval import records
+from prefeval.harness.lab import DataConfig, ReferenceConfig
+from prefeval.harness.task import Sizes
+from prefeval.records import PrefevalError, Trial
+
+LAB = "lab"
+
+# Calibrated with the lab, so that DPO's usable window lies about 0.05-0.3 (see docs/lab.md).
+LAB_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "dpo": {"lr": 6e-4, "batch_size": 16},
+    "ipo": {"lr": 6e-4, "batch_size": 16},
+    "kto": {"lr": 6e-4, "batch_size": 32},
+    "simpo": {"lr": 3e-4, "batch_size": 16, "gamma": 1.0},
+    "ppo": {
+        "lr": 3e-4, "value_lr": 1e-3, "batch_size": 64, "iterations": 24, "max_new_tokens": 96,
+        "ppo_epochs": 2, "minibatches": 4,
+    },
+}  # fmt: skip
+LAB_REWARD_MODEL: Mapping[str, Any] = {"lr": 5e-4, "batch_size": 32, "epochs": 1}
+
+# For models of a person's own: what practice reports for full fine-tuning.
+OWN_TRAINING: Mapping[str, Mapping[str, Any]] = {
+    "dpo": {"lr": 1e-5, "batch_size": 8},
+    "ipo": {"lr": 1e-5, "batch_size": 8},
+    "kto": {"lr": 1e-5, "batch_size": 8},
+    "simpo": {"lr": 1e-5, "batch_size": 8, "gamma": 1.0},
+    "ppo": {"lr": 3e-6, "value_lr": 1e-5, "batch_size": 16, "iterations": 20, "ppo_epochs": 2},
+}
+OWN_REWARD_MODEL: Mapping[str, Any] = {"lr": 2e-5, "batch_size": 8, "epochs": 1}
+
+SMOKE = {"max_steps": 2, "checkpoints": 1}
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One sweep, resolved. Equal configurations have equal hashes, and so equal run folders."""
+
+    methods: tuple[str, ...]
+    betas: Mapping[str, tuple[float, ...]]
+    seeds: tuple[int, ...] = (0,)
+    model: str = LAB
+    data: str = LAB
+    suite: str = ""
+    judge: str = ""
+    lab: ReferenceConfig = field(default_factory=ReferenceConfig)
+    lab_data: DataConfig = field(default_factory=DataConfig)
+    sizes: Sizes = field(default_factory=Sizes)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """settings of every trainer that the person gave (lr, epochs, batch_size, ...)"""
+    checkpoints: int = 3
+    prompts: int | None = None
+    """at most so many win-rate prompts, and a quarter as many a behaviour"""
+    reward_model_pairs: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """content hashes of a person's own model and data"""
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the embedded world is what is run on."""
+        return self.model == LAB
+
+    @property
+    def hash(self) -> str:
+        """What names the run."""
+        return records.content_hash(self)
+
+    @property
+    def name(self) -> str:
+        """``<data>-<hash8>``: the same command finds its run."""
+        stem = Path(self.data).name.split(".")[0] or "data"
+        return f"{stem}-{self.hash[:8]}"
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """The trainer's settings of one method."""
+        table = LAB_TRAINING if self.is_lab else OWN_TRAINING
+        share = tuple((i + 1) / self.checkpoints for i in range(self.checkpoints))
+        found = {**table[method], "save_at": share, **self.training}
+        if method == "ppo":
+            found.setdefault("max_new_tokens", self.sizes.max_new_tokens)
+            found.pop("epochs", None)
+        else:
+            for name in ("reward", "iterations", "target_kl"):
+                found.pop(name, None)
+        return found
+
+    def reward_model_settings(self) -> dict[str, Any]:
+        """How reward models are trained: PPO's, and the judge where none is named."""
+        found = dict(LAB_REWARD_MODEL if self.is_lab else OWN_REWARD_MODEL)
+        for name in ("micro_batch", "max_steps"):
+            if name in self.training:
+                found[name] = self.training[name]
+        if self.dtype == "bfloat16":
+            found["dtype"] = "bfloat16"
+        return {**found, "device": self.device}
+
+    def trials(self) -> list[Trial]:
+        """The grid, methods slowest to start first so that the end is not waited for."""
+        order = sorted(self.methods, key=lambda m: (m != "ppo", m != "kto"))
+        return [
+            Trial(method, beta, seed, self.settings(method))
+            for method in order
+            for seed in self.seeds
+            for beta in self.betas[method]
+        ]
+
+
+def resolve_device(text: str) -> str:
+    """``auto`` takes a GPU where there is one."""
+    if text == "cpu":
+        return text
+    import torch
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise PrefevalError(f"device {text!r} is not to be had ({first}); try --device cpu") from None
+    return text

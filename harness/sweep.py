@@ -1,0 +1,289 @@
+"""The main job: a grid of trials, every checkpoint measured, and a verdict.
+
+    materialise the task -> what all trials share -> trials -> one table, verdict, report
+
+Everything is files (see ``steps``), so the same command continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import prefeval
+from prefeval import records
+from prefeval.harness import live, materialise, models, results
+from prefeval.harness.executors import Job
+from prefeval.harness.executors.local import THREADS, LocalExecutor
+from prefeval.harness.run_folder import RunFolder
+from prefeval.harness.settings import SweepConfig
+from prefeval.minitrainers import METHODS
+from prefeval.records import PrefevalError, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from prefeval.metrics.selection import Selection
+
+LAB_SECONDS: Mapping[str, float] = {"dpo": 26, "ipo": 26, "kto": 32, "simpo": 26, "ppo": 40}
+"""A trial of the lab on one core of the machine of docs/lab.md: for the estimate alone."""
+PACKAGES = ("prefeval", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is about to do."""
+
+    trials: tuple[Trial, ...]
+    workers: int
+    seconds: float | None
+
+    def describe(self, config: SweepConfig) -> list[str]:
+        """The resolved grid, the count, and the time it may take."""
+        lines = []
+        for method in config.methods:
+            lever = "kl_coef" if METHODS[method].lever == "kl_coef" else "beta"
+            grid = ", ".join(f"{b:g}" for b in config.betas[method])
+            lines.append(f"  {method:6s} {lever} {grid}")
+        seeds = ", ".join(map(str, config.seeds))
+        lines.append(
+            f"{len(self.trials)} trials (seeds {seeds}; {config.checkpoints} checkpoints each) "
+            f"on {self.workers} workers"
+        )
+        if self.seconds is not None:
+            lines[-1] += f", about {live.duration(self.seconds)}"
+        return lines
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    run: RunFolder
+    selection: Selection | None
+    failed: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def plan(config: SweepConfig, workers: int) -> Plan:
+    """The trials, and about how long they take where that is known beforehand (the lab)."""
+    trials = tuple(config.trials())
+    seconds = None
+    if config.is_lab and not config.training.get("max_steps"):
+        work = sum(LAB_SECONDS[t.method] for t in trials) / min(workers, len(trials))
+        seconds = 25 + work
+    return Plan(trials, workers, seconds)
+
+
+def default_workers() -> int:
+    """One a core, as far as memory for a process each goes."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    room = int(psutil.virtual_memory().available // (1 << 30))
+    return max(1, min(cores or 1, room))
+
+
+def sweep(
+    config: SweepConfig,
+    *,
+    out: Path,
+    workers: int,
+    console: Console,
+    command: Sequence[str] = (),
+    name: str | None = None,
+) -> Outcome:
+    """Run or continue the sweep of this configuration under ``out``.
+
+    Raises ``PrefevalError`` for a folder that cannot be used, unusable inputs, or a failure in
+    what all trials share. A trial that fails is reported, and the others go on.
+    """
+    start = time.monotonic()
+    run = RunFolder((out / (name or config.name)).absolute())
+    with run.in_use():
+        run.open(config.hash)
+        materials = _prepare_inputs(config, run, console, command)
+        with LocalExecutor(workers) as executor:
+            warnings = list(materials.warnings)
+            for stage in _shared_stages(config, materials):
+                _run_shared(stage, executor, run, console)
+            warnings += _judge_notes(run, materials)
+            trials = config.trials()
+            failed = _run_trials(materials, trials, executor, run, console)
+        selection = results.conclude(run, materials.task, trials, failed, warnings)
+        run.log("concluded", failed=sorted(failed))
+    return Outcome(run, selection, failed, time.monotonic() - start)
+
+
+def _prepare_inputs(
+    config: SweepConfig, run: RunFolder, console: Console, command: Sequence[str]
+) -> materialise.Materials:
+    with console.status("preparing") as status:
+        told: dict[str, int] = {}
+
+        def on_progress(stage: str, share: float) -> None:
+            percent = int(100 * share)
+            status.update(f"{stage}: {percent}%")
+            if not console.is_terminal and percent >= told.get(stage, -25) + 25:
+                told[stage] = percent
+                console.print(f"  {stage}: {percent}%", highlight=False)
+
+        materials = materialise.materialise(config, run.path, on_progress)
+    if not run.manifest.exists():
+        records.write_json(run.manifest, _manifest(config, materials, command))
+    return materials
+
+
+def _manifest(
+    config: SweepConfig, materials: materialise.Materials, command: Sequence[str]
+) -> dict[str, Any]:
+    """What was run: enough to run it again. Written once, when the run begins."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    task = materials.task
+    judge = task.judge.partition(":")[0]
+    return {
+        "schema": records.SCHEMA_VERSION,
+        "prefeval_version": prefeval.__version__,
+        "command": " ".join(command),
+        "created": now,
+        "config_hash": config.hash,
+        "config": config,
+        "trials": [t.name for t in config.trials()],
+        "hashes": {
+            "reference": models.weights_hash(task.reference),
+            "template": records.content_hash(models.load_tokenizer(task.reference).chat_template),
+            **{f.stem: models.file_hash(f) for f in sorted(task.data.glob("*.jsonl"))},
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{p: metadata.version(p) for p in PACKAGES if p != "prefeval"},
+        },
+        "data_counts": materials.counts,
+        "judge": {
+            "name": judge,
+            "settings": task.judge,
+            "caveat": _caveat(judge, config),
+        },
+        "lab": materials.lab,
+        "threads": THREADS,
+        "seeds": config.seeds,
+    }
+
+
+def _caveat(judge: str, config: SweepConfig) -> str:
+    if judge == "lab":
+        return (
+            "the lab's judge sees true quality and likes length; the true win rate ignores length"
+        )
+    if not config.judge:
+        from prefeval.harness.judges.reward_model import CAVEAT
+
+        return CAVEAT
+    return ""
+
+
+def _shared_stages(config: SweepConfig, materials: materialise.Materials) -> list[list[Job]]:
+    """What is computed once for all trials; each stage needs the one before."""
+    task = materials.task
+    kinds = {METHODS[m].data for m in config.methods}
+    shared = [Job("reference answers", "reference", task)]
+    if "pairs" in kinds:
+        shared.append(Job("reference log-probabilities", "pairs", task))
+    if "thumbs" in kinds:
+        shared.append(Job("thumbs", "thumbs", task))
+    if "prompts" in kinds and config.settings("ppo").get("reward", "model") == "model":
+        settings = config.reward_model_settings()
+        shared.insert(0, Job("reward model", "reward_model", task, settings=settings))
+    stages = [shared]
+    if materials.trains_judge:
+        judge = Job("judge", "judge", task, settings=config.reward_model_settings())
+        stages.insert(0, [judge])
+    return stages
+
+
+def _run_shared(
+    jobs: Sequence[Job], executor: LocalExecutor, run: RunFolder, console: Console
+) -> None:
+    with live.Progress(console, "shared by all trials", len(jobs)) as progress:
+        for event in executor.run(jobs):
+            progress.see(event)
+            if event.kind == "failed":
+                run.log("failed", job=event.job, error=event.error, **event.row)
+                raise PrefevalError(f"{event.job}: {event.error}")
+            if event.kind == "done":
+                run.log("done", job=event.job)
+
+
+def _run_trials(
+    materials: materialise.Materials,
+    trials: Sequence[Trial],
+    executor: LocalExecutor,
+    run: RunFolder,
+    console: Console,
+) -> dict[str, str]:
+    """Run every trial; the failed ones by name, with the reason."""
+    jobs = [Job(t.name, "trial", materials.task, t) for t in trials]
+    failed: dict[str, str] = {}
+    with live.Progress(console, "trials", len(jobs)) as progress:
+        for event in executor.run(jobs):
+            progress.see(event)
+            if event.kind in ("started", "done", "failed"):
+                run.log(event.kind, job=event.job, error=event.error or None, **event.row)
+            if event.kind == "failed":
+                failed[event.job] = event.error
+    return failed
+
+
+def _judge_notes(run: RunFolder, materials: materialise.Materials) -> list[str]:
+    """What the automatically trained judge is worth, said plainly wherever its numbers are."""
+    if not materials.trains_judge:
+        return []
+    audit = records.read_json(run.judge / "audit.json")
+    manifest = records.read_json(run.manifest)
+    manifest["judge"] |= {
+        "held_out_accuracy": audit["audit"]["accuracy"]["value"] / 100,
+        "length_reliance": audit["audit"]["length_correlation"]["value"],
+        "audit": audit["text"],
+    }
+    records.write_json(run.manifest, manifest)
+    return [f"{manifest['judge']['caveat']} It {audit['text']}."]
+
+
+def train_only(
+    config: SweepConfig,
+    *,
+    out: Path,
+    console: Console,
+    command: Sequence[str] = (),
+    name: str | None = None,
+) -> list[Path]:
+    """One trial up to its checkpoints, without measuring them; their folders.
+
+    The run is the one that a sweep of this single point would make, and which it continues.
+    """
+    run = RunFolder((out / (name or config.name)).absolute())
+    (trial,) = config.trials()
+    with run.in_use():
+        run.open(config.hash)
+        materials = _prepare_inputs(config, run, console, command)
+        with LocalExecutor(1) as executor:
+            shared = [j for j in _shared_stages(config, materials)[-1] if j.kind != "reference"]
+            _run_shared(shared, executor, run, console)
+            job = Job(trial.name, "trial", materials.task, trial, {"measure": False})
+            _run_shared([job], executor, run, console)
+    return sorted(run.trial(trial).glob("checkpoint-*"))
+
+
+def command_line() -> list[str]:
+    """The command as it was given, for the manifest."""
+    import shlex
+
+    return ["prefeval", *(shlex.quote(a) for a in sys.argv[1:])]

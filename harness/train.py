@@ -1,0 +1,266 @@
+"""One trial: its method trained from the reference on the run's data, then every checkpoint measured."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefeval import records
+from prefeval.harness import data as preference_data
+from prefeval.harness import models, steps
+from prefeval.harness.evaluate import Evaluator
+from prefeval.harness.task import Task
+from prefeval.minitrainers import METHODS
+from prefeval.records import PreferencePair, PrefevalError, Thumb, Trial
+
+OnRow = Callable[[Mapping[str, Any]], None]
+Rows = list[dict[str, Any]]
+
+# -- what all trials share, computed once ------------------------------------------------------
+
+
+def prepare_pairs(task: Task) -> Rows:
+    """The training pairs in tokens, with the reference's log-probabilities (nats/sequence)."""
+    from prefeval.harness.judges.reward_model import encode
+    from prefeval.minitrainers import pairs as pair_methods
+
+    source = task.data / "pairs.jsonl"
+
+    def compute() -> Rows:
+        pairs = preference_data.load_pairs(source).items
+        tokenizer = models.load_tokenizer(task.reference)
+        encoded = encode(tokenizer, pairs, max_length=task.sizes.max_length)
+        if not encoded:
+            raise PrefevalError(
+                f"all {len(pairs)} pairs have prompts longer than {task.sizes.max_length} tokens; "
+                "raise --max-length"
+            )
+        reference = models.load_model(task.reference, dtype=task.dtype, device=task.device)
+        known = pair_methods.with_reference(reference, pair_methods.PairData(encoded))
+        assert known.ref_chosen_logps is not None
+        assert known.ref_rejected_logps is not None
+        return [
+            {"id": p.id, "chosen": p.chosen, "rejected": p.rejected, "ref": [float(c), float(r)]}
+            for p, c, r in zip(
+                encoded, known.ref_chosen_logps, known.ref_rejected_logps, strict=True
+            )
+        ]
+
+    return steps.rows_step(task.reference_dir / "train_pairs.jsonl", _data_key(task), compute)
+
+
+def prepare_thumbs(task: Task) -> Rows:
+    """The thumbs in tokens, each with a mismatched answer, and the reference on both."""
+    from prefeval.minitrainers import batches, kto
+
+    def compute() -> Rows:
+        thumbs = preference_data.load_thumbs(task.data / "thumbs.jsonl").items
+        tokenizer = models.load_tokenizer(task.reference)
+        texts = [(t.prompt, t.completion) for t in thumbs]
+        encoded = batches.encode_all(tokenizer, texts, max_length=task.sizes.max_length)
+        fits = [
+            kto.EncodedThumb(t.id, e, t.desirable)
+            for t, e in zip(thumbs, encoded, strict=True)
+            if e.completion_ids
+        ]
+        reference = models.load_model(task.reference, dtype=task.dtype, device=task.device)
+        known = kto.with_reference(
+            reference, kto.ThumbData(fits), max_length=task.sizes.max_length
+        )
+        assert known.ref_logps is not None
+        assert known.ref_mismatched_logps is not None
+        return [
+            {
+                "id": t.id,
+                "example": t.example,
+                "desirable": t.desirable,
+                "mismatched": m,
+                "ref": [float(lp), float(mlp)],
+            }
+            for t, m, lp, mlp in zip(
+                fits, known.mismatched, known.ref_logps, known.ref_mismatched_logps, strict=True
+            )
+        ]
+
+    return steps.rows_step(task.reference_dir / "train_thumbs.jsonl", _data_key(task), compute)
+
+
+def prepare_reward_model(task: Task, settings: Mapping[str, Any], on_row: OnRow) -> None:
+    """PPO's reward: a Bradley-Terry model of the training pairs, shared by all its trials.
+
+    Never the judge: a policy must not be judged by what it was trained on.
+    """
+    _train_scorer(task, "pairs.jsonl", Path(task.run) / "reward_model", settings, on_row)
+
+
+def prepare_judge(task: Task, settings: Mapping[str, Any], on_row: OnRow) -> None:
+    """The judge where none is named: a reward model of pairs that no policy trains on."""
+    _train_scorer(task, "pairs_judge.jsonl", Path(task.run) / "judge", settings, on_row)
+
+
+def _train_scorer(
+    task: Task, source: str, folder: Path, settings: Mapping[str, Any], on_row: OnRow
+) -> None:
+    """Train a reward model on one file of pairs, and audit it on the held-out ones."""
+    from prefeval.harness.judges import reward_model
+    from prefeval.minitrainers.loop import TrainConfig
+
+    key = records.content_hash([_data_key(task), source, settings])
+    done = folder / "audit.json"
+    if steps.is_done(done, key):
+        return
+    pairs = preference_data.load_pairs(task.data / source).items
+    held_out = preference_data.load_pairs(task.data / "pairs_held_out.jsonl").items
+    config = TrainConfig("reward_model", max_length=task.sizes.max_length, **settings)
+    trained = reward_model.train(
+        task.reference, pairs, held_out, config, out_dir=folder, on_step=on_row
+    )
+    with steps.disk_errors(done):
+        records.write_json(done, {"audit": trained.audit, "text": trained.audit.describe()})
+        steps.mark_done(done, key)
+
+
+def _data_key(task: Task) -> str:
+    return records.content_hash(
+        [models.weights_hash(task.reference), task.dtype, task.sizes.max_length]
+    )
+
+
+# -- one trial ---------------------------------------------------------------------------------
+
+
+def train_trial(task: Task, trial: Trial, on_row: OnRow) -> Path:
+    """Train unless that is done; returns the trial's folder."""
+    folder = Path(task.run) / "trials" / trial.name
+    key = records.content_hash([trial, _data_key(task)])
+    log = folder / "train.jsonl"
+    if not steps.is_done(log, key):
+        with steps.disk_errors(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            records.write_json(folder / "trial.json", trial)
+            train(task, trial, folder, on_row)
+            steps.mark_done(log, key)
+    return folder
+
+
+def measure_trial(folder: Path, trial: Trial, evaluator: Evaluator, on_row: OnRow) -> None:
+    """Measure every checkpoint that is not measured yet, and note what the trial cost."""
+    start = time.perf_counter()
+    checkpoints = sorted(folder.glob("checkpoint-*"))
+    for number, checkpoint in enumerate(checkpoints, 1):
+        on_row({"stage": "evaluate", "at": number, "of": len(checkpoints)})
+        evaluator.measure(checkpoint, checkpoint)
+    if not (folder / "costs.json").exists():
+        _record_costs(folder, trial, time.perf_counter() - start)
+
+
+def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
+    """Clock and memory, apart from the results: equal runs have equal results."""
+    rows = records.read_jsonl(folder / "train.jsonl")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    records.write_json(
+        folder / "costs.json",
+        {
+            "trial": trial.name,
+            "method": trial.method,
+            "beta": trial.beta,
+            "seed": trial.seed,
+            "train_seconds": sum(row.get("seconds", 0.0) for row in rows),
+            "eval_seconds": eval_seconds,
+            "peak_memory_mb": peak,
+            "tokens": sum(row.get("tokens", 0) for row in rows),
+        },
+    )
+
+
+def train(task: Task, trial: Trial, folder: Path, on_row: OnRow) -> None:
+    """Run the trial's trainer; its checkpoints and ``train.jsonl`` land in ``folder``."""
+    from prefeval.minitrainers import load, make_config
+
+    module = load(trial.method)
+    settings = dict(trial.settings)
+    reward = settings.pop("reward", "model")
+    config = make_config(
+        trial.method,
+        beta=trial.beta,
+        seed=trial.seed,
+        max_length=task.sizes.max_length,
+        device=task.device,
+        dtype=task.dtype,
+        **{k: tuple(v) if k == "save_at" else v for k, v in settings.items()},
+    )
+    policy = models.load_model(task.reference, dtype="float32", device=task.device)
+    tokenizer = models.load_tokenizer(task.reference)
+    extra: dict[str, Any] = {}
+    match METHODS[trial.method].data:
+        case "pairs":
+            data: Any = _pair_data(prepare_pairs(task))
+        case "thumbs":
+            data = _thumb_data(prepare_thumbs(task))
+        case "prompts":
+            data, extra = _prompt_data(task, reward)
+    module.train(policy, tokenizer, data, config, out_dir=folder, on_step=on_row, **extra)
+
+
+def _pair_data(rows: Rows) -> Any:
+    from prefeval.minitrainers.batches import Encoded
+    from prefeval.minitrainers.pairs import EncodedPair, PairData
+
+    pairs = [
+        EncodedPair(r["id"], Encoded(*r["chosen"]), Encoded(*r["rejected"])) for r in rows
+    ]
+    reference = np.array([r["ref"] for r in rows])
+    return PairData(pairs, reference[:, 0], reference[:, 1])
+
+
+def _thumb_data(rows: Rows) -> Any:
+    from prefeval.minitrainers.batches import Encoded
+    from prefeval.minitrainers.kto import EncodedThumb, ThumbData
+
+    thumbs = [EncodedThumb(r["id"], Encoded(*r["example"]), r["desirable"]) for r in rows]
+    reference = np.array([r["ref"] for r in rows])
+    return ThumbData(
+        thumbs, [Encoded(*r["mismatched"]) for r in rows], reference[:, 0], reference[:, 1]
+    )
+
+
+def _prompt_data(task: Task, reward: str) -> tuple[Any, dict[str, Any]]:
+    """PPO's prompts and reward: the trained reward model, or a verifiable family of the lab."""
+    from prefeval.minitrainers.rollouts import PromptData
+
+    if reward != "model":
+        from prefeval.harness import lab_rewards
+
+        return lab_rewards.prompt_data(task.judge, reward), {}
+    from prefeval.harness.judges import reward_model
+    from prefeval.minitrainers import reward as reward_module
+
+    judge = reward_model.from_folder(Path(task.run) / "reward_model" / "model")
+    pairs = preference_data.load_pairs(task.data / "pairs.jsonl").items
+    prompts = _distinct(pairs)
+
+    def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
+        asked = [(prompts[i].prompt, text) for i, text in zip(indices, texts, strict=True)]
+        return reward_module.score(
+            judge.model, judge.tokenizer, asked, max_length=task.sizes.max_length
+        )
+
+    data = PromptData([p.id for p in prompts], [p.prompt for p in prompts], score)
+    body = models.load_model(task.reference, dtype="float32", device=task.device)
+    body.base_model.load_state_dict(judge.model.base_model.state_dict())
+    return data, {"value_body": body.base_model}
+
+
+def _distinct(items: Sequence[PreferencePair] | Sequence[Thumb]) -> list[Any]:
+    """One item of each prompt, in order."""
+    first: dict[str, Any] = {}
+    for item in items:
+        first.setdefault(records.content_hash(item.prompt), item)
+    return list(first.values())

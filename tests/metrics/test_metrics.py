@@ -1,0 +1,269 @@
+"""Every metric by hand, and the registry."""
+
+import math
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from prefeval import metrics
+from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.retention import changes
+from prefeval.records import MetricResult, PrefevalError
+
+
+def measure(name, evidence):
+    return metrics.as_mapping(metrics.get(name)(evidence, rng=np.random.default_rng(0)))
+
+
+def judged(first, second, true=None):
+    n = len(first)
+    first, second = np.array(first, float), np.array(second, float)
+    return pd.DataFrame(
+        {
+            "prompt_id": [f"p{i}" for i in range(n)],
+            "cluster": "",
+            "behaviour": "about",
+            "preference": (first + second) / 2,
+            "preference_first": first,
+            "preference_second": second,
+            "true_preference": np.nan if true is None else true,
+            "len_output": np.arange(n) % 7 + 10,
+            "len_baseline": np.arange(n) % 5 + 11,
+            "difficulty": 0.0,
+        }
+    )
+
+
+def test_win_rate_by_hand():
+    got = measure(
+        "win_rate", Evidence(judgments=judged([1, 1, 0, 0.5], [1, 0, 0, 0.5], [1, 0, 1, 1]))
+    )
+    assert got["win_rate"].value == 50
+    assert got["win_rate"].n == 4
+    assert got["win_rate"].ci_low < 50 < got["win_rate"].ci_high
+    assert got["true_win_rate"].value == 75
+
+
+def test_unread_verdicts_are_counted_and_no_ties():
+    got = measure("win_rate", Evidence(judgments=judged([1, 1, math.nan], [1, 0, math.nan])))
+    assert got["win_rate"].value == 75
+    assert got["win_rate"].n == 2
+    assert "1 verdicts could not be read" in got["win_rate"].reason
+
+
+def test_true_win_rate_without_an_oracle_is_nan_and_says_so():
+    got = measure("win_rate", Evidence(judgments=judged([1, 0], [1, 0])))["true_win_rate"]
+    assert math.isnan(got.value)
+    assert "no oracle" in got.reason
+
+
+def test_judge_rates_by_hand():
+    # winners by order: (policy, policy), (policy, reference: a flip to the first shown), (tie, tie),
+    # (tie, policy), (reference, policy: a flip to the second shown)
+    got = measure("judge", Evidence(judgments=judged([1, 1, 0.5, 0.5, 0], [1, 0, 0.5, 1, 1])))
+    assert got["flip_rate"].value == 40
+    # first shown wins: 1, 0 | 1, 1 | .5, .5 | .5, 0 | 0, 0 -> mean 4.5/10
+    assert got["first_position_rate"].value == pytest.approx(45)
+    assert got["tie_rate"].value == pytest.approx(30)
+
+
+def sampled(**changed):
+    frame = pd.DataFrame(
+        {
+            "prompt_id": ["a", "b", "c"],
+            "cluster": "",
+            "behaviour": "about",
+            "kl": [1.0, 2.0, 6.0],
+            "k1": [-1.0, 2.0, 8.0],
+            "n_tokens": [10, 20, 30],
+            "ref_n_tokens": [10, 10, 20],
+            "ended": [1, 1, 0],
+            "ref_ended": 1,
+            "entropy": [0.6, 0.3, 0.2],
+        }
+    )
+    return frame.assign(**changed)
+
+
+def test_kl_by_hand():
+    got = measure("kl", Evidence(samples=sampled()))
+    assert {name: r.value for name, r in got.items()} == pytest.approx(
+        {"kl": 3, "k1": 3, "sqrt_kl": math.sqrt(3), "kl_per_token": 9 / 60, "entropy": 18 / 60}
+    )
+    assert got["sqrt_kl"].ci_high == pytest.approx(math.sqrt(got["kl"].ci_high))
+    assert got["sqrt_kl"].ci_low == 0  # the KL's own interval reaches below 0
+
+
+def test_length_by_hand():
+    got = measure("length", Evidence(samples=sampled()))
+    assert {name: r.value for name, r in got.items()} == pytest.approx(
+        {"length_ratio": 1.5, "mean_length": 20, "eos_rate": 200 / 3, "truncation_rate": 100 / 3}
+    )
+
+
+def test_log_probability_dynamics_by_hand():
+    pairs = pd.DataFrame(
+        {
+            "pair_id": ["a", "b", "c"],
+            "cluster": "",
+            "chosen_logps": [-10.0, -21, -30],
+            "ref_chosen_logps": [-8.0, -20, -30],
+            "rejected_logps": [-15.0, -20, -40],
+            "ref_rejected_logps": [-10.0, -20, -40],
+            "chosen_lengths": [5, 10, 15],
+            "rejected_lengths": [10, 10, 5],
+        }
+    )
+    got = measure("logps", Evidence(pairs=pairs))
+    # deltas: chosen -2, -1, 0; rejected -5, 0, 0; right, wrong, equal
+    assert {name: r.value for name, r in got.items()} == pytest.approx(
+        {
+            "delta_chosen": -1,
+            "delta_rejected": -5 / 3,
+            "delta_chosen_per_token": -3 / 30,
+            "delta_rejected_per_token": -5 / 25,
+            "margin": 2 / 3,
+            "implicit_accuracy": 50,
+        }
+    )
+
+
+def test_diversity_by_hand():
+    texts = {"a": ["x y z 1", "x y z 2", "x y z 2", "x y z 2"], "b": ["x y z", "q", "", "r s"]}
+    rows = pd.DataFrame(
+        [
+            {"prompt_id": p, "index": i, "text": t, "ref_text": f"{i}"}
+            for p, several in texts.items()
+            for i, t in enumerate(several)
+        ]
+    )
+    got = measure("diversity", Evidence(diverse=rows))
+    assert got["distinct"].value == 100 * (2 / 4 + 4 / 4) / 2
+    assert got["ref_distinct"].value == 100
+    assert got["top_opener_share"].value == 100 * 5 / 8
+    assert got["top_opener_share"].n == 2
+
+
+def test_distinct_needs_repeated_samples():
+    row = pd.DataFrame({"prompt_id": ["a"], "index": 0, "text": "t", "ref_text": "r"})
+    got = measure("diversity", Evidence(diverse=row))["distinct"]
+    assert math.isnan(got.value)
+    assert "at least 2 samples" in got.reason
+
+
+def checked(losses):
+    """64 prompts a behaviour, all passed by the reference, so many lost by the policy."""
+    return pd.concat(
+        pd.DataFrame(
+            {
+                "prompt_id": [f"{name}{i}" for i in range(64)],
+                "cluster": "",
+                "behaviour": name,
+                "passed": (np.arange(64) >= lost).astype(int),
+                "ref_passed": 1,
+            }
+        )
+        for name, lost in losses.items()
+    )
+
+
+def test_retention_by_hand():
+    got = measure("retention", Evidence(checks=checked({"json": 16, "tool": 0})))
+    assert got["retention_json"].value == 75
+    assert got["change_json"].value == -25
+    assert got["change_json"].unit == "points"
+    assert got["retention_tool"].value == 100
+    assert got["change_tool"].value == 0
+    assert got["change_tool"].ci_low == pytest.approx(-5.66, abs=0.01)  # 3.84/(64 + 3.84)
+
+
+def test_changes_are_corrected_over_the_behaviours():
+    alone = changes(Evidence(checks=checked({"json": 9})).checks)
+    among = changes(Evidence(checks=checked({"json": 9, "a": 0, "b": 0, "c": 0})).checks)
+    json = {c.behaviour: c for c in among}["json"]
+    assert json.p_worse == alone[0].p_worse
+    assert json.p_worse_holm == pytest.approx(4 * json.p_worse)
+    assert (json.gained, json.lost, json.ruled_out) == (0, 9, False)
+
+
+def test_nothing_measured_gives_nan_with_a_reason_everywhere():
+    results = metrics.compute(Evidence(), np.random.default_rng(0))
+    assert {r.name for r in results} >= {"win_rate", "lc_win_rate", "kl", "distinct", "flip_rate"}
+    for result in results:
+        assert math.isnan(result.value), result.name
+        assert result.reason, result.name
+        assert result.n == 0
+
+
+def test_all_metrics_have_n_and_an_interval_around_their_value(make):
+    evidence = make(np.random.default_rng(0), quality=0.3, losses={"json": 0.1})
+    results = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(0)))
+    for name in ("win_rate", "lc_win_rate", "retention_json", "change_json"):
+        result = results[name]
+        assert result.n == (64 if name.endswith("json") else 400)
+        assert result.ci_low < result.value < result.ci_high
+
+
+def test_lc_win_rate_sees_through_length(make):
+    evidence = make(np.random.default_rng(1), quality=0.0, length_shift=1.0, length_effect=1.0)
+    got = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(0)))
+    assert got["win_rate"].ci_low > 55
+    assert got["lc_win_rate"].ci_low < 50 < got["lc_win_rate"].ci_high
+    assert got["lc_coef_length"].value < 0  # of the baseline's extra length
+    assert 5 < got["lc_overlap"].value < 20
+
+
+def test_a_metrics_numbers_do_not_depend_on_which_others_run(make):
+    evidence = make(np.random.default_rng(2))
+    full = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(5)))
+    alone = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(5), ["lc_win_rate"]))
+    assert alone["lc_win_rate"] == full["lc_win_rate"]
+
+
+def test_row_names_the_interval_of_the_controlled_rate_by_its_own_columns():
+    results = [
+        MetricResult("lc_win_rate", 55.0, 400, ci_low=51.0, ci_high=59.0),
+        MetricResult("kl", 1.0, 300, ci_low=0.5, ci_high=1.5),
+    ]
+    assert metrics.row(results) == {
+        **{"lc_win_rate": 55.0, "lc_ci_low": 51.0, "lc_ci_high": 59.0, "lc_win_rate_n": 400},
+        **{"kl": 1.0, "kl_ci_low": 0.5, "kl_ci_high": 1.5, "kl_n": 300},
+    }
+
+
+def test_every_registered_metric_loads():
+    for name in metrics.METRICS:
+        assert callable(metrics.get(name))
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones():
+    with pytest.raises(PrefevalError, match="unknown metric 'wins'; the metrics are win_rate"):
+        metrics.get("wins")
+
+
+def plug(monkeypatch, name, value):
+    entry = EntryPoint(name=name, value=value, group=metrics.ENTRY_POINTS)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [entry])
+
+
+def test_a_plugin_runs_beside_the_built_in_ones(monkeypatch):
+    plug(monkeypatch, "mine", "prefeval.metrics.kl:kl")
+    got = metrics.compute(Evidence(samples=sampled()), np.random.default_rng(0), ["mine"])
+    assert got[0].value == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("mine", "no_such_package:metric", "metric plugin 'mine' failed .ModuleNotFoundError"),
+        ("mine", "math:sqrt", "metric plugin 'mine' failed .TypeError"),
+        ("mine", "prefeval.metrics.kl:kl", "'mine' reports 'kl', which another metric reports"),
+        ("kl", "prefeval.metrics.kl:kl", "metric plugin 'kl' .* has the name of another metric"),
+    ],
+)
+def test_a_broken_plugin_raises_with_its_name(monkeypatch, name, value, said):
+    plug(monkeypatch, name, value)
+    with pytest.raises(PrefevalError, match=said):
+        metrics.compute(Evidence(), np.random.default_rng(0))

@@ -1,0 +1,165 @@
+"""Means, rates and their intervals, against hand values, naive loops, scipy and simulation."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from prefeval.metrics import stats
+
+
+def test_clustered_mean_of_singletons_is_the_classical_t_interval():
+    x = np.array([1.0, 2.0, 4.0, 8.0, 9.0])
+    got = stats.clustered_mean(x)
+    low, high = reference.t.interval(0.95, 4, loc=x.mean(), scale=reference.sem(x))
+    assert (got.value, got.n) == (4.8, 5)
+    assert got.stderr == pytest.approx(reference.sem(x))
+    assert (got.ci_low, got.ci_high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_clustered_stderr_by_hand():
+    # mean 2; residual sums: a = (1-2)+(2-2) = -1, b = (3-2) = 1, c = (2-2) = 0
+    # variance = 3/2 * (1 + 1 + 0) / 4^2 = 0.1875
+    got = stats.clustered_mean([1.0, 2.0, 3.0, 2.0], ["a", "a", "b", "c"])
+    assert got.stderr == pytest.approx(math.sqrt(0.1875))
+
+
+def test_copies_within_a_cluster_add_no_certainty():
+    once = stats.clustered_mean([0.0, 1.0, 5.0])
+    thrice = stats.clustered_mean(
+        [0.0] * 3 + [1.0] * 3 + [5.0] * 3, ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    )
+    assert thrice.stderr == pytest.approx(once.stderr)
+    assert (thrice.ci_low, thrice.ci_high) == pytest.approx((once.ci_low, once.ci_high))
+
+
+def test_one_cluster_gives_a_value_without_an_interval_and_says_why():
+    got = stats.clustered_mean([1.0, 2.0], ["a", "a"])
+    assert got.value == 1.5
+    assert math.isnan(got.ci_low)
+    assert "one cluster" in got.reason
+
+
+@pytest.mark.parametrize("function", [stats.clustered_mean, stats.proportion, stats.bounded_mean])
+def test_nothing_observed_is_nan_with_a_reason(function):
+    got = function([])
+    assert math.isnan(got.value)
+    assert got.n == 0
+    assert got.reason
+
+
+def test_ratio_of_means_by_hand_and_by_jackknife():
+    top, bottom = np.array([3.0, 5.0, 4.0, 9.0]), np.array([1.0, 2.0, 2.0, 3.0])
+    got = stats.ratio_of_means(top, bottom)
+    assert got.value == 21 / 8
+    left_out = np.array([np.delete(top, i).sum() / np.delete(bottom, i).sum() for i in range(4)])
+    jackknife = math.sqrt(3 / 4 * ((left_out - left_out.mean()) ** 2).sum())
+    assert got.stderr == pytest.approx(jackknife, rel=0.15)  # equal to first order
+
+
+def test_log_scale_interval_of_a_ratio_is_inverted_with_it():
+    top, bottom = np.array([3.0, 5.0, 4.0, 9.0]), np.array([1.0, 2.0, 2.0, 3.0])
+    a = stats.ratio_of_means(top, bottom, log_scale=True)
+    b = stats.ratio_of_means(bottom, top, log_scale=True)
+    assert (1 / a.ci_high, 1 / a.ci_low) == pytest.approx((b.ci_low, b.ci_high))
+
+
+def test_wilson_matches_scipy():
+    for k, n in ((0, 10), (3, 10), (10, 10), (37, 64)):
+        low, high = stats.wilson(k / n, n, stats.z_quantile(0.95))
+        want = reference.binomtest(k, n).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((want.low, want.high), abs=1e-12)
+
+
+def test_binomial_interval_takes_the_exact_end_where_few_succeed():
+    low, high = stats.binomial_interval(2 / 50, 50, stats.z_quantile(0.95))
+    exact = reference.binomtest(2, 50).proportion_ci(method="exact")
+    score = reference.binomtest(2, 50).proportion_ci(method="wilson")
+    assert low == pytest.approx(exact.low)
+    assert high == pytest.approx(score.high)
+
+
+@pytest.mark.parametrize("n", [50, 64, 200, 800])
+def test_proportion_intervals_cover_any_rate(n):
+    """Exact coverage, summed over the binomial: 93% at worst, 95% on average."""
+    k = np.arange(n + 1)
+    z = stats.z_quantile(0.95)
+    ends = np.array([stats.binomial_interval(x / n, n, z) for x in k])
+    rates = np.linspace(0.005, 0.995, 199)
+    cover = np.array(
+        [reference.binom.pmf(k, n, p)[(ends[:, 0] <= p) & (p <= ends[:, 1])].sum() for p in rates]
+    )
+    assert cover.min() >= 0.93
+    assert 0.945 <= cover.mean() <= 0.97
+
+
+@pytest.mark.parametrize(("p", "clusters"), [(0.05, 40), (0.3, 40), (0.6, 16)])
+def test_clustered_intervals_cover_when_prompts_of_a_family_agree(p, clusters):
+    """64 prompts in families whose rates are Beta(8p, 8(1-p)); 1000 repeats, SE 0.7 points."""
+    rng = np.random.default_rng(1)
+    family = np.arange(64) % clusters
+    hits = np.zeros(2)
+    for _ in range(1000):
+        rate = rng.beta(8 * p, 8 * (1 - p), clusters)[family]
+        wins = (rng.random((2, 64)) < rate).astype(float)
+        share = stats.proportion(wins[0], family)
+        mean = stats.bounded_mean(wins.mean(axis=0), family)
+        hits += [share.ci_low <= p <= share.ci_high, mean.ci_low <= p <= mean.ci_high]
+    assert (hits / 1000 >= 0.93).all()
+    assert (hits / 1000 <= (0.995 if p < 0.1 else 0.97)).all()  # near 0: conservative allowed
+
+
+@pytest.mark.parametrize("n", [50, 200])
+def test_mean_intervals_cover_a_skewed_score(n):
+    """Gamma(2) scores such as a KL; 2000 repeats, SE 0.5 points."""
+    x = np.random.default_rng(2).gamma(2, 1, (2000, n))
+    ends = [(e.ci_low, e.ci_high) for e in map(stats.clustered_mean, x)]
+    cover = np.mean([low <= 2 <= high for low, high in ends])
+    assert 0.93 <= cover <= 0.965
+
+
+def test_bounded_mean_of_zeros_and_ones_is_nearly_wilson():
+    x = np.array([1.0] * 30 + [0.0] * 20)
+    got = stats.bounded_mean(x)
+    want = reference.binomtest(30, 50).proportion_ci(method="wilson")
+    assert (got.ci_low, got.ci_high) == pytest.approx((want.low, want.high), abs=0.006)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+def test_bounded_mean_stays_in_bounds_and_around_its_value(scores):
+    got = stats.bounded_mean(scores)
+    assert 0 <= got.ci_low <= got.value + 1e-9
+    assert got.value - 1e-9 <= got.ci_high <= 1
+
+
+def test_design_effect_by_hand():
+    # two clusters of two equal values: variance of the mean doubles, and 4/3 -> 2/1 by ddof
+    got = stats.design_effect([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"])
+    plain = np.var([0, 0, 1, 1], ddof=1) / 4  # 1/12
+    clustered = 2 / 1 * (0.25**2 + 0.25**2)  # residual sums +-1/2 * 2 / 4
+    assert got == pytest.approx(clustered / plain)
+
+
+def test_mcnemar_matches_the_binomial_test():
+    for gained, lost in ((1, 5), (0, 6), (4, 4), (12, 3)):
+        want = reference.binomtest(gained, gained + lost, 0.5).pvalue
+        assert stats.mcnemar_exact(gained, lost) == pytest.approx(want)
+    assert stats.mcnemar_exact(0, 0) == 1
+
+
+def test_holm_by_hand():
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert len(stats.holm([])) == 0
+
+
+def test_scaling_an_estimate_scales_all_but_n():
+    got = stats.clustered_mean([0.1, 0.2, 0.4]).scaled(100)
+    plain = stats.clustered_mean([0.1, 0.2, 0.4])
+    assert got.n == 3
+    assert (got.value, got.stderr, got.ci_low) == pytest.approx(
+        (100 * plain.value, 100 * plain.stderr, 100 * plain.ci_low)
+    )
