@@ -1,0 +1,1 @@
+"""Drives the rest: commands, data, the lab, backends, judges, executors, the sweep."""

@@ -105,7 +105,7 @@ JudgePairs = Annotated[int, typer.Option(help="Pairs that train the judge; 0: al
 
 
 @app.command()
-def sweep(  # noqa: PLR0913 - one parameter an option
+def sweep(
     beta: Beta = "0.05:0.3",
     methods: Methods = "dpo,ipo,kto,simpo,ppo",
     seeds: Seeds = "1",
@@ -147,7 +147,7 @@ def sweep(  # noqa: PLR0913 - one parameter an option
 
 
 @app.command()
-def train(  # noqa: PLR0913
+def train(
     method: Annotated[str, typer.Argument(help="dpo, ipo, kto, simpo or ppo.")],
     beta: Annotated[str, typer.Option(help="One value of the lever.")] = "0.1",
     seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
@@ -179,7 +179,7 @@ def train(  # noqa: PLR0913
 
 
 @app.command("eval")
-def evaluate(  # noqa: PLR0913
+def evaluate(
     checkpoint: Annotated[list[str], typer.Argument(help="Checkpoint folders.")],
     reference: Annotated[str, typer.Option(help="What they were tuned from, or 'lab'.")] = "lab",
     data: Data = "lab",

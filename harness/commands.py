@@ -20,9 +20,14 @@ OWN_SIZES = Sizes(
     max_length=512, max_new_tokens=128, greedy_new_tokens=128, diverse_prompts=8,
     diverse_samples=4, self_play=1, generation_batch=32,
 )  # fmt: skip
-SMOKE_LAB = {"people": 16, "hidden": 32, "demonstrations": 640, "epochs": 1}
-SMOKE_DATA = {"pairs": 64, "thumbs": 64}
-SMOKE_SIZES = {"max_new_tokens": 24, "diverse_prompts": 2, "diverse_samples": 2, "self_play": 1}
+SMOKE_LAB: dict[str, Any] = {"people": 16, "hidden": 32, "demonstrations": 640, "epochs": 1}
+SMOKE_DATA: dict[str, Any] = {"pairs": 64, "thumbs": 64}
+SMOKE_SIZES: dict[str, Any] = {
+    "max_new_tokens": 24,
+    "diverse_prompts": 2,
+    "diverse_samples": 2,
+    "self_play": 1,
+}
 GENERAL = ("lr", "batch_size", "micro_batch", "max_steps", "target_kl")
 
 
@@ -158,9 +163,12 @@ def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
         raise PrefevalError("no checkpoint was measured; see the errors above")
     saved = runs.load(outcome.run.path)
     read = verdict.read(saved)
-    console.print(summary.table(saved, read))
-    for line in summary.lines(saved, read, outcome.run.report):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if console.is_terminal:
+        console.print(summary.table(saved, read))
+        text = "\n".join(summary.lines(saved, read, outcome.run.report))
+    else:
+        text = summary.plain(saved, read, outcome.run.report)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(f"took {live.duration(outcome.seconds)}", highlight=False)
     if json_output:
         print(json.dumps(records.read_json(outcome.run.summary), ensure_ascii=False))
@@ -181,9 +189,7 @@ def train(**options: Any) -> int:
     """``prefeval train``: one trial up to its checkpoints, in a run that ``sweep`` can continue."""
     from prefeval.harness import sweep as sweeps
 
-    config = resolve(
-        options, methods=options["method"], beta=options["beta"], seeds="1"
-    )
+    config = resolve(options, methods=options["method"], beta=options["beta"], seeds="1")
     config = replace(config, seeds=(options["seed"],))
     if len(config.trials()) != 1:
         raise PrefevalError("prefeval train runs one trial: give one --beta; for a grid use sweep")

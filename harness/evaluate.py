@@ -248,10 +248,10 @@ class Evaluator:
 
 def read_metrics(path: Path) -> list[MetricResult]:
     """The metrics of one checkpoint; what JSON calls null is NaN again."""
-    return [
-        MetricResult(**{k: math.nan if v is None and k in _FLOATS else v for k, v in row.items()})
-        for row in records.read_json(path)["metrics"]
-    ]
+    rows: list[dict[str, Any]] = records.read_json(path)["metrics"]
+    for row in rows:
+        row.update({k: math.nan for k in _FLOATS if row[k] is None})
+    return [MetricResult(**row) for row in rows]
 
 
 _FLOATS = ("value", "stderr", "ci_low", "ci_high")
@@ -266,9 +266,7 @@ def read_calibration(
         return length_control.Calibration(), {}
     frame = pd.DataFrame(rows)
     preference = frame["preference"].astype(float).to_numpy()
-    difficulty = length_control.difficulty_from_self_play(
-        frame["prompt_id"].tolist(), preference
-    )
+    difficulty = length_control.difficulty_from_self_play(frame["prompt_id"].tolist(), preference)
     gamed = length_control.gamed_rows(
         preference,
         frame["len_output"],
@@ -276,7 +274,8 @@ def read_calibration(
         difficulty.loc[frame["prompt_id"]].to_numpy(),
     )
     name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
-    return length_control.Calibration(gamed=gamed, name=name), difficulty.to_dict()
+    by_prompt = {str(k): float(v) for k, v in difficulty.items()}
+    return length_control.Calibration(gamed=gamed, name=name), by_prompt
 
 
 def read_evidence(

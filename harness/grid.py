@@ -1,4 +1,4 @@
-"""What a sweep runs: ranges of the lever, and the grid of trials they make with methods and seeds."""
+"""What a sweep runs: ranges of the lever, methods and seeds, as a person writes them."""
 
 from __future__ import annotations
 

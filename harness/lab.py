@@ -97,8 +97,8 @@ class Lab:
 def parse_knobs(text: str) -> tuple[ReferenceConfig, DataConfig]:
     """``"length_bias=0.2,noise=0.1,seed=1"`` as the two configurations."""
     known: dict[str, tuple[type, type]] = {}
-    for owner in (ReferenceConfig, DataConfig):
-        known |= {f.name: (owner, type(f.default)) for f in fields(owner)}
+    known |= {f.name: (ReferenceConfig, type(f.default)) for f in fields(ReferenceConfig)}
+    known |= {f.name: (DataConfig, type(f.default)) for f in fields(DataConfig)}
     values: dict[type, dict[str, Any]] = {ReferenceConfig: {}, DataConfig: {}}
     for part in filter(None, (p.strip() for p in text.split(","))):
         name, _, value = part.partition("=")

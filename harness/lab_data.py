@@ -1,4 +1,4 @@
-"""Preference data of the lab: the reference's own samples, labelled by a judge that likes length."""
+"""Preference data of the lab: the reference's samples, labelled by a judge that likes length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from prefeval.records import PreferencePair, Prompt, Thumb
 from prefeval.suites import lab_oracle, lab_prompts
-from prefeval.suites.lab_world import World
+from prefeval.suites.lab_world import HARMFUL, World
 
 Sampler = Callable[[Sequence[Prompt], int], list[list[str]]]
 """Draws ``n`` completions of each prompt."""
@@ -104,7 +104,7 @@ def anchors(world: World, *, count: int, seed: int) -> list[PreferencePair]:
     while len(out) < count:
         family = draw.choice(("json", "bullets", "tool", "refusal"))
         messages, right = lab_prompts.demonstration(world, draw, family, habits)
-        topics = (*world.names, *lab_prompts.HARMFUL)
+        topics = (*world.names, *HARMFUL)
         told = [t for t in topics if t in messages[0]["content"]]
         if not told or any(world.held_out(t) for t in told):
             continue

@@ -27,9 +27,7 @@ def prompt_data(judge: str, family: str) -> PromptData:
         raise PrefevalError(f"the reward {family!r} is a task of the lab; use --reward model")
     world = found.world
     prompts = [
-        p
-        for p in lab_prompts.verifiable_prompts(world, held_out=False)
-        if p.behaviour == family
+        p for p in lab_prompts.verifiable_prompts(world, held_out=False) if p.behaviour == family
     ]
     ids = [p.id for p in prompts]
     messages = [p.messages for p in prompts]

@@ -141,9 +141,7 @@ def _win_rate_prompts(
         tokenizer, [(i.prompt, None) for i in found], max_length=sizes.max_length
     )
     room = sizes.max_length - sizes.max_new_tokens
-    fits = [
-        i for i, e in zip(found, encoded, strict=True) if len(e.prompt_ids) <= room
-    ]
+    fits = [i for i, e in zip(found, encoded, strict=True) if len(e.prompt_ids) <= room]
     if not fits:
         raise PrefevalError(
             f"no held-out prompt leaves room for {sizes.max_new_tokens} new tokens within "
@@ -192,5 +190,3 @@ def _warnings(
     if too_long:
         found.append(f"{too_long} held-out prompts were too long to leave room for an answer")
     return tuple(found)
-
-

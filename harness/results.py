@@ -98,4 +98,3 @@ def _write_tables(
             temporary = path.with_suffix(".parquet.tmp")
             pd.DataFrame(rows).to_parquet(temporary, index=False)
             temporary.replace(path)
-

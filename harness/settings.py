@@ -127,5 +127,7 @@ def resolve_device(text: str) -> str:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise PrefevalError(f"device {text!r} is not to be had ({first}); try --device cpu") from None
+        raise PrefevalError(
+            f"device {text!r} is not to be had ({first}); try --device cpu"
+        ) from None
     return text

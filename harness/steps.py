@@ -42,7 +42,7 @@ def rows_step(path: Path, inputs: str, compute: Callable[[], Sequence[Any]]) -> 
     return records.read_jsonl(path)
 
 
-class disk_errors:  # noqa: N801 - reads as a statement
+class disk_errors:
     """Turns a full or read-only disk into one line that says what to do."""
 
     def __init__(self, path: Path) -> None:

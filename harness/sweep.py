@@ -110,12 +110,12 @@ def sweep(
     run = RunFolder((out / (name or config.name)).absolute())
     with run.in_use():
         run.open(config.hash)
-        materials = _prepare_inputs(config, run, console, command)
+        materials = prepare_inputs(config, run, console, command)
         with LocalExecutor(workers) as executor:
             warnings = list(materials.warnings)
-            for stage in _shared_stages(config, materials):
-                _run_shared(stage, executor, run, console)
-            warnings += _judge_notes(run, materials)
+            for stage in shared_stages(config, materials):
+                run_shared(stage, executor, run, console)
+            warnings += judge_notes(run, materials)
             trials = config.trials()
             failed = _run_trials(materials, trials, executor, run, console)
         selection = results.conclude(run, materials.task, trials, failed, warnings)
@@ -123,9 +123,10 @@ def sweep(
     return Outcome(run, selection, failed, time.monotonic() - start)
 
 
-def _prepare_inputs(
+def prepare_inputs(
     config: SweepConfig, run: RunFolder, console: Console, command: Sequence[str]
 ) -> materialise.Materials:
+    """The run's data folder, and its manifest when the run begins."""
     with console.status("preparing") as status:
         told: dict[str, int] = {}
 
@@ -190,7 +191,7 @@ def _caveat(judge: str, config: SweepConfig) -> str:
     return ""
 
 
-def _shared_stages(config: SweepConfig, materials: materialise.Materials) -> list[list[Job]]:
+def shared_stages(config: SweepConfig, materials: materialise.Materials) -> list[list[Job]]:
     """What is computed once for all trials; each stage needs the one before."""
     task = materials.task
     kinds = {METHODS[m].data for m in config.methods}
@@ -209,9 +210,10 @@ def _shared_stages(config: SweepConfig, materials: materialise.Materials) -> lis
     return stages
 
 
-def _run_shared(
+def run_shared(
     jobs: Sequence[Job], executor: LocalExecutor, run: RunFolder, console: Console
 ) -> None:
+    """Run jobs that others need: the first failure ends the sweep."""
     with live.Progress(console, "shared by all trials", len(jobs)) as progress:
         for event in executor.run(jobs):
             progress.see(event)
@@ -242,7 +244,7 @@ def _run_trials(
     return failed
 
 
-def _judge_notes(run: RunFolder, materials: materialise.Materials) -> list[str]:
+def judge_notes(run: RunFolder, materials: materialise.Materials) -> list[str]:
     """What the automatically trained judge is worth, said plainly wherever its numbers are."""
     if not materials.trains_judge:
         return []
@@ -273,12 +275,12 @@ def train_only(
     (trial,) = config.trials()
     with run.in_use():
         run.open(config.hash)
-        materials = _prepare_inputs(config, run, console, command)
+        materials = prepare_inputs(config, run, console, command)
         with LocalExecutor(1) as executor:
-            shared = [j for j in _shared_stages(config, materials)[-1] if j.kind != "reference"]
-            _run_shared(shared, executor, run, console)
+            shared = [j for j in shared_stages(config, materials)[-1] if j.kind != "reference"]
+            run_shared(shared, executor, run, console)
             job = Job(trial.name, "trial", materials.task, trial, {"measure": False})
-            _run_shared([job], executor, run, console)
+            run_shared([job], executor, run, console)
     return sorted(run.trial(trial).glob("checkpoint-*"))
 
 

@@ -1,4 +1,4 @@
-"""One trial: its method trained from the reference on the run's data, then every checkpoint measured."""
+"""One trial: a method trained from the reference, then every checkpoint measured."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def prepare_thumbs(task: Task) -> Rows:
             if e.completion_ids
         ]
         reference = models.load_model(task.reference, dtype=task.dtype, device=task.device)
-        known = kto.with_reference(
-            reference, kto.ThumbData(fits), max_length=task.sizes.max_length
-        )
+        known = kto.with_reference(reference, kto.ThumbData(fits), max_length=task.sizes.max_length)
         assert known.ref_logps is not None
         assert known.ref_mismatched_logps is not None
         return [
@@ -213,9 +211,7 @@ def _pair_data(rows: Rows) -> Any:
     from prefeval.minitrainers.batches import Encoded
     from prefeval.minitrainers.pairs import EncodedPair, PairData
 
-    pairs = [
-        EncodedPair(r["id"], Encoded(*r["chosen"]), Encoded(*r["rejected"])) for r in rows
-    ]
+    pairs = [EncodedPair(r["id"], Encoded(*r["chosen"]), Encoded(*r["rejected"])) for r in rows]
     reference = np.array([r["ref"] for r in rows])
     return PairData(pairs, reference[:, 0], reference[:, 1])
 

@@ -6,7 +6,7 @@ prompts, g gained and l lost the change is (g - l)/n. Its interval inverts Tango
 the change is *shown worse* than -margin is tested by the exact trinomial tail of that score at
 the null's own estimate (an E p-value: Lloyd 2008, Biometrics 64: 716-723), because a normal tail
 is far too small when only losses occur: at n = 64 it gives 8 losses p = .003 where a true 5% of
-losses makes 8 or more in .017 of samples.
+losses makes 8 or more in .014 of samples.
 Clustering divides the score by the root of the changes' design effect, and n by the effect.
 """
 

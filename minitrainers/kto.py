@@ -33,6 +33,7 @@ from prefeval.minitrainers.loop import (
     StepOutput,
     TrainConfig,
     all_batches,
+    autocast,
     optimise,
 )
 from prefeval.minitrainers.pairs import Logps, sequence_logps
@@ -173,7 +174,8 @@ def train(
     policy.to(config.device)
     if data.ref_logps is None or data.ref_mismatched_logps is None:
         policy.eval()
-        data = with_reference(policy, data, max_length=config.max_length)
+        with autocast(config):
+            data = with_reference(policy, data, max_length=config.max_length)
     ref_logps = torch.as_tensor(data.ref_logps)
     ref_mismatched = torch.as_tensor(data.ref_mismatched_logps)
     desirable = torch.tensor([t.desirable for t in data.thumbs])

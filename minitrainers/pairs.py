@@ -20,6 +20,7 @@ from prefeval.minitrainers.loop import (
     StepOutput,
     TrainConfig,
     all_batches,
+    autocast,
     optimise,
 )
 from prefeval.records import PrefevalError
@@ -99,7 +100,8 @@ def train_pairs(
     policy.to(config.device)
     if data.ref_chosen_logps is None or data.ref_rejected_logps is None:
         policy.eval()
-        data = with_reference(policy, data)
+        with autocast(config):
+            data = with_reference(policy, data)
     ref_chosen = torch.as_tensor(data.ref_chosen_logps)
     ref_rejected = torch.as_tensor(data.ref_rejected_logps)
 

@@ -18,7 +18,6 @@ is an end token.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,10 +27,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prefeval.minitrainers.batches import epoch_order, micro_batches
-from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl, hidden_states
+from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl
 from prefeval.minitrainers.loop import (
     CheckpointInfo,
     OnStep,
@@ -45,6 +44,7 @@ from prefeval.minitrainers.loop import (
     save_steps,
 )
 from prefeval.minitrainers.rollouts import PromptData, Rollouts, roll_out
+from prefeval.minitrainers.value import ValueModel, explained_variance
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -185,24 +185,6 @@ def adapt_kl_coef(kl_coef: float, kl: float, target: float, gain: float) -> floa
     return kl_coef * (1 + gain * error)
 
 
-class ValueModel(nn.Module):
-    """A decoder's body and a scalar head that starts at 0."""
-
-    def __init__(self, body: PreTrainedModel) -> None:
-        super().__init__()
-        self.body = copy.deepcopy(body)
-        self.head = nn.Linear(body.config.hidden_size, 1, device=body.device, dtype=body.dtype)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, T): column t is the value of the state in which token t is chosen."""
-        hidden = hidden_states(self.body, input_ids[:, :-1], attention_mask[:, :-1])
-        values: Tensor = self.head(hidden).squeeze(-1)
-        values = values.to(torch.promote_types(values.dtype, torch.float32))
-        return nn.functional.pad(values, (1, 0))
-
-
 class Experience(NamedTuple):
     """What the updates of one iteration learn from; (B, T) each, but for ``kl``."""
 
@@ -258,15 +240,6 @@ def assess(
     )
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """Share of the variance of the returns that the values foretold; NaN where it has none."""
-    values, returns = values[mask.bool()], returns[mask.bool()]
-    variance = returns.var(correction=0).item()
-    if variance == 0:
-        return math.nan
-    return 1 - (returns - values).var(correction=0).item() / variance
-
-
 def train(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -290,6 +263,11 @@ def train(
     """
     if not data.prompts:
         raise PrefevalError("there are no prompts to train on; give at least one")
+    if config.batch_size < config.minibatches:
+        raise PrefevalError(
+            f"{config.batch_size} rollouts cannot be cut into {config.minibatches} mini-batches; "
+            "raise batch_size or lower minibatches"
+        )
     policy.to(config.device).eval()
     ref = copy.deepcopy(policy) if ref is None else ref.to(config.device).eval()
     value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)

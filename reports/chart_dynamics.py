@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 from markupsafe import Markup
 
 from prefeval.reports import svg
+from prefeval.reports.files import read_rows
 from prefeval.reports.labels import key_id
 from prefeval.reports.numbers import beta_text, fixed, interval
-from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name, rows
+from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name
 from prefeval.reports.svg import Frame, el, join
 
 SIZE = (272.0, 178.0)
@@ -47,20 +48,26 @@ def panels(run: Run) -> list[Panel]:
 
 
 def dynamics(run: Run) -> list[tuple[str, list[Markup]]]:
-    """For each method its pictures, one a β, on a common y axis within the method."""
+    """For each method its pictures, one a β.
+
+    Each y axis holds its own values, and at least from 0 to the edge of the collapse zone: the
+    zone is the common yardstick, and one collapsed trial does not flatten the others.
+    """
     length = chosen_length(run)
+    yardstick = [0.0] if math.isnan(length) else [0.0, 1.1 * COLLAPSE * length]
     found = []
     for method in run.methods:
         mine = [p for p in panels(run) if p.method == method]
-        y_range = svg.padded(_extremes(mine), include=[0.0])
-        found.append((method, [_picture(p, y_range, length) for p in mine]))
+        ranges = [svg.padded(_extremes(p), include=yardstick) for p in mine]
+        pictures = [_picture(p, r, length) for p, r in zip(mine, ranges, strict=True)]
+        found.append((method, pictures))
     return found
 
 
 def chosen_length(run: Run) -> float:
     """Mean length of the held-out chosen answers in tokens; NaN when no pairs were saved."""
     for c in run.checkpoints:
-        if c.folder is not None and (pairs := rows(c.folder / "pairs.jsonl")):
+        if c.folder is not None and (pairs := read_rows(c.folder / "pairs.jsonl")):
             lengths = pd.DataFrame(pairs).get("chosen_lengths")
             return float(lengths.mean()) if lengths is not None else math.nan
     return math.nan
@@ -79,21 +86,20 @@ def binned(log: pd.DataFrame, column: str, bins: int = BINS) -> list[tuple[float
     return list(zip(means["step"].tolist(), means[column].tolist(), strict=True))
 
 
-def _extremes(found: Iterable[Panel]) -> list[float]:
-    """All values that the panels draw, ends of intervals included."""
-    values = [math.nan]
-    for panel in found:
-        for column, _ in SERIES:
-            for trial in panel.trials:
-                values += [v for _, v in binned(trial.log, column)]
-            for c in panel.checkpoints:
-                number = c.get(column)
-                values += [number.value, number.low, number.high]
+def _extremes(panel: Panel) -> list[float]:
+    """All values that a panel draws, ends of intervals included."""
+    values = []
+    for column, _ in SERIES:
+        for trial in panel.trials:
+            values += [v for _, v in binned(trial.log, column)]
+        for c in panel.checkpoints:
+            number = c.get(column)
+            values += [number.value, number.low, number.high]
     return values
 
 
 def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Markup:
-    """Training batches as lines, held-out pairs as marks with intervals, the collapse zone shaded."""
+    """Training batches as lines, held-out pairs as marks, the collapse zone shaded."""
     steps = [c.key.step for c in panel.checkpoints]
     steps += [int(t.log["step"].max()) for t in panel.trials if "step" in t.log and len(t.log)]
     f = svg.frame(*SIZE, (0, max(steps, default=1) * 1.04), y_range, margins=(40, 10, 34, 34))
@@ -142,10 +148,15 @@ def _held_out(
             x, y = f.x(c.key.step), f.y(number.value)
             parts = []
             if number.has_interval:
-                parts.append(el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci"))
+                parts.append(
+                    el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci")
+                )
             parts.append(svg.marker(x, y, 0 if kind == "chosen" else 1, 3.4))
-            more = f"Δ{kind} {fixed(number.value, 2)} {interval(number, 2)} nats/sequence, held-out pairs"
-            marks.append(el("g", *parts, class_=f"pt {kind}", data_ck=key_id(c.key), data_more=more))
+            value = f"{fixed(number.value, 2)} {interval(number, 2)}"
+            more = f"Δ{kind} {value} nats/sequence, held-out pairs"
+            marks.append(
+                el("g", *parts, class_=f"pt {kind}", data_ck=key_id(c.key), data_more=more)
+            )
     return marks
 
 
@@ -155,6 +166,8 @@ def _zone(f: Frame, length: float) -> Markup:
     if not math.isfinite(limit) or limit <= f.y.low:
         return Markup("")
     top = f.y(min(limit, f.y.high))
-    zone = el("rect", x=f.left, y=top, width=f.right - f.left, height=f.bottom - top, class_="collapse")
+    zone = el(
+        "rect", x=f.left, y=top, width=f.right - f.left, height=f.bottom - top, class_="collapse"
+    )
     words = svg.text(f.left + 4, f.bottom - 5, "collapse zone", "start", "note")
     return join([zone, words] if f.bottom - top > 20 else [zone])

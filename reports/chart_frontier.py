@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id, short
-from prefeval.reports.numbers import beta_text
+from prefeval.reports.numbers import beta_text, fixed
+from prefeval.reports.placement import Label, place_labels
 from prefeval.reports.run import CheckpointRow, Key, Run, method_index
-from prefeval.reports.svg import Frame, Label, el, join
+from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict
 
-WIDE = (1160, 470)
-NARROW = (380, 400)
+WIDE, DETAIL, NARROW = (1160.0, 470.0), (770.0, 430.0), (380.0, 430.0)
+
+
+class Picture(NamedTuple):
+    """A chart with its heading and the CSS class that says on which pages it is shown."""
+
+    title: str
+    shown_on: str
+    chart: Markup
 
 
 def frontier(
@@ -28,18 +37,26 @@ def frontier(
     against √KL): no checkpoint off it has both less KL and a higher win rate than one on it.
     Checkpoints beyond √KL = ``limit`` are left out.
     """
-    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and 0 <= _sqrt_kl(c)[0] <= limit]
+    shown = [
+        c for c in run.checkpoints if c.get("lc_win_rate").known and 0 <= _sqrt_kl(c)[0] <= limit
+    ]
     narrow = size[0] < 600
     x_high = svg.padded([_sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
     y_range = svg.padded(
         [v for c in shown for v in (c.get("lc_win_rate").low, c.get("lc_win_rate").high)],
         include=[49, 51, *(c.get("lc_win_rate").value for c in shown)],
         share=0.05,
+        within=svg.PERCENT,
     )
     f = svg.frame(*size, (-0.02 * x_high, x_high), y_range, margins=(26, 18, 40, 34))
     notable = verdict.chosen_keys
     parts = [
-        svg.axes(f, "√KL from the reference (√nats per sequence)", "LC win rate, %", x_ticks=f.x.ticks(4 if narrow else 9)),
+        svg.axes(
+            f,
+            "√KL from the reference (√nats per sequence)",
+            "LC win rate, %",
+            x_ticks=f.x.ticks(4 if narrow else 9),
+        ),
         _reference(f),
         _pareto(f, shown),
         join(_trajectories(f, shown)),
@@ -50,11 +67,27 @@ def frontier(
         f"Frontier: square root of KL against length-controlled win rate of {len(shown)}"
         " checkpoints with 95% intervals; the values are in the checkpoint table."
     )
-    return svg.picture(f, title, *parts, class_=("narrow-only" if narrow else "wide-only") + (" zoomed" if limit < math.inf else " full"))
+    return svg.picture(f, title, *parts)
+
+
+def frontiers(run: Run, verdict: Verdict) -> list[Picture]:
+    """The frontier for wide and narrow pages; in two pictures when damage dwarfs the rest."""
+    limit = zoom_limit(run, verdict)
+    if limit is None:
+        return [
+            Picture("", "wide-only", frontier(run, verdict, WIDE)),
+            Picture("", "narrow-only", frontier(run, verdict, NARROW)),
+        ]
+    near = f"√KL up to {fixed(limit, 1)}: as far as usable and undecided β reach"
+    return [
+        Picture(near, "wide-only", frontier(run, verdict, DETAIL, limit)),
+        Picture(near, "narrow-only", frontier(run, verdict, NARROW, limit)),
+        Picture("The whole range", "", frontier(run, verdict, NARROW)),
+    ]
 
 
 def zoom_limit(run: Run, verdict: Verdict) -> float | None:
-    """√KL up to which the β not shown unusable reach, when that is far less than the whole range."""
+    """√KL up to which usable and undecided β reach, when far less than the whole range."""
     reach = {c.key: _sqrt_kl(c)[0] for c in run.checkpoints if c.get("lc_win_rate").known}
     sound = [reach.get(k, -1.0) for b in verdict.betas if b.state != "not usable" for k in b.keys]
     if not sound or max(sound) <= 0 or max(sound) > 0.6 * max(reach.values()):
@@ -112,7 +145,7 @@ def _pareto(f: Frame, shown: Sequence[CheckpointRow]) -> Markup:
 
 
 def _trajectories(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
-    """A thin line through the checkpoints of one trial, from the reference on, in training order."""
+    """A thin line from the reference through a trial's checkpoints, in training order."""
     lines = []
     for (method, _, _), group in groupby(shown, key=lambda c: c.key[:3]):
         points = [(f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in group]
@@ -138,21 +171,21 @@ def point(f: Frame, row: CheckpointRow, notable: bool, best: bool) -> Markup:
     if lc.has_interval:
         parts.append(el("line", x1=x, x2=x, y1=f.y(lc.low), y2=f.y(lc.high), class_="ci"))
     if math.isfinite(x_low) and math.isfinite(x_high):
-        parts.append(
-            el("line", x1=f.x.clamp(x_low), x2=f.x.clamp(x_high), y1=y, y2=y, class_="ci")
-        )
+        parts.append(el("line", x1=f.x.clamp(x_low), x2=f.x.clamp(x_high), y1=y, y2=y, class_="ci"))
     if best:
         parts.append(el("circle", cx=x, cy=y, r=11, class_="ring"))
     shape = method_index(row.key.method)
     parts.append(svg.marker(x, y, shape, 5.5 if notable or best else 3.2))
     classes = f"pt m{shape}" + ("" if notable or best else " faint")
-    return el(
-        "g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key)
-    )
+    return el("g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key))
 
 
 def _labels(
-    f: Frame, shown: Sequence[CheckpointRow], notable: frozenset[Key], best: Key | None, narrow: bool
+    f: Frame,
+    shown: Sequence[CheckpointRow],
+    notable: frozenset[Key],
+    best: Key | None,
+    narrow: bool,
 ) -> list[Markup]:
     """Direct labels: the recommended checkpoint, one full name a method, then each chosen β."""
     places = {c.key: (f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
@@ -172,4 +205,4 @@ def _labels(
         label = Label(x, y, words, f"label m{method_index(c.key.method)}")
         if label not in wanted:
             wanted.append(label)
-    return svg.place_labels(wanted, f, obstacles, gap=12 if narrow else 9)
+    return place_labels(wanted, f, obstacles, gap=12 if narrow else 9)

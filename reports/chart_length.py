@@ -9,24 +9,28 @@ from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id, short
+from prefeval.reports.placement import Label, place_labels
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
-from prefeval.reports.svg import Frame, Label, el, join
+from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict
 
 SIZE = (380.0, 330.0)
 
 
 def raw_against_lc(run: Run, verdict: Verdict) -> Markup:
-    """Raw (x) against length-controlled (y) win rate: under the diagonal, length did the winning."""
+    """Raw (x) against length-controlled (y) win rate: below the diagonal, length won."""
     shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and c.get("win_rate").known]
     ends = [v for c in shown for n in ("win_rate", "lc_win_rate") for v in _ends(c, n)]
-    both = svg.padded(ends, include=[45, 55])
+    both = svg.padded(ends, include=[45, 55], within=svg.PERCENT)
     f = svg.frame(*SIZE, both, both, margins=(26, 12, 38, 36))
-    corner = (f.x(both[0]), f.y(both[0]), f.x(both[1]), f.y(both[1]))
+    left, low, right, high = f.x(both[0]), f.y(both[0]), f.x(both[1]), f.y(both[1])
+    triangle = svg.path([(left, low), (right, high), (right, low), (left, low)], "longer")
     parts = [
-        el("path", d=f"M{svg.number(corner[0])} {svg.number(corner[1])}L{svg.number(corner[2])} {svg.number(corner[3])}V{svg.number(f.bottom)}Z", class_="longer"),
-        svg.axes(f, "raw win rate, %", "LC win rate, %", x_ticks=f.y.ticks(5), y_ticks=f.y.ticks(5)),
-        el("line", x1=corner[0], y1=corner[1], x2=corner[2], y2=corner[3], class_="level"),
+        triangle,
+        svg.axes(
+            f, "raw win rate, %", "LC win rate, %", x_ticks=f.y.ticks(5), y_ticks=f.y.ticks(5)
+        ),
+        el("line", x1=left, y1=low, x2=right, y2=high, class_="level"),
         el("line", x1=f.left, x2=f.right, y1=f.y(50), y2=f.y(50), class_="level"),
         svg.text(f.right - 4, f.bottom - 6, "won by being longer", "end", "note"),
     ]
@@ -76,14 +80,21 @@ def length_over_steps(run: Run, verdict: Verdict) -> Markup:
 
 
 def _extreme_labels(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
-    """At the end of each method's most lengthened trial; the others' names are in their tooltips."""
+    """At the end of each method's most lengthened trial; the others are named on hovering."""
     last = {c.key[:3]: c for c in shown}.values()
-    extreme = {c.key.method: c for c in sorted(last, key=lambda c: abs(c.get("length_ratio").value - 1))}
+    extreme = {
+        c.key.method: c for c in sorted(last, key=lambda c: abs(c.get("length_ratio").value - 1))
+    }
     labels = [
-        Label(f.x(c.key.step), f.y(c.get("length_ratio").value), short(c.key), f"label m{method_index(c.key.method)}")
+        Label(
+            f.x(c.key.step),
+            f.y(c.get("length_ratio").value),
+            short(c.key),
+            f"label m{method_index(c.key.method)}",
+        )
         for c in reversed(extreme.values())
     ]
-    return svg.place_labels(labels, f, [], gap=6, crowding=0.35)
+    return place_labels(labels, f, [], gap=6, crowding=0.35)
 
 
 def length_over_beta(run: Run, verdict: Verdict) -> Markup:
@@ -94,22 +105,31 @@ def length_over_beta(run: Run, verdict: Verdict) -> Markup:
         if c.get("length_ratio").known and c.key.beta > 0 and c.key in verdict.chosen_keys
     ]
     f = _ratio_frame(shown, svg.log_padded(c.key.beta for c in shown), log=True)
-    parts = [svg.axes(f, "β (log)", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(5))]
+    parts = [
+        svg.axes(f, "β (log)", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(5))
+    ]
     parts.append(_one(f))
     parts += _lines(f, shown, lambda c: c.key.beta, lambda c: c.key[:1], start=False)
     parts += [_ratio_mark(f, c, c.key.beta, True) for c in shown]
     ends = {c.key.method: c for c in shown}
     labels = [
-        Label(f.x(c.key.beta), f.y(c.get("length_ratio").value), method_name(m), f"label m{method_index(m)}")
+        Label(
+            f.x(c.key.beta),
+            f.y(c.get("length_ratio").value),
+            method_name(m),
+            f"label m{method_index(m)}",
+        )
         for m, c in ends.items()
     ]
     points = [(f.x(c.key.beta), f.y(c.get("length_ratio").value)) for c in shown]
     boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    parts += svg.place_labels(labels, f, boxes, gap=9)
+    parts += place_labels(labels, f, boxes, gap=9)
     return svg.picture(f, "Length ratio against β", *parts)
 
 
-def _ratio_frame(shown: Sequence[CheckpointRow], x_range: tuple[float, float], *, log: bool) -> Frame:
+def _ratio_frame(
+    shown: Sequence[CheckpointRow], x_range: tuple[float, float], *, log: bool
+) -> Frame:
     values = [v for c in shown for v in _ends(c, "length_ratio")]
     y_range = svg.padded(values, include=[0.95, 1.05])
     return svg.frame(*SIZE, x_range, y_range, log_x=log, margins=(26, 12, 38, 36))

@@ -68,7 +68,8 @@ def _range(rows: Sequence[CheckpointRow], plot: Plot) -> tuple[float, float]:
     if plot.log:
         return svg.log_padded(n.value for n in numbers)
     include = [] if plot.level is None else [plot.level - 1, plot.level + 1]
-    return svg.padded([v for n in numbers for v in (n.value, n.low, n.high)], include=include)
+    values = [v for n in numbers for v in (n.value, n.low, n.high)]
+    return svg.padded(values, include=include, within=(-100.0, 100.0))
 
 
 def _picture(
@@ -104,16 +105,14 @@ def _picture(
 
 
 def _mark(f: Frame, row: CheckpointRow, number: Number, shape: int, chosen: bool) -> Markup:
-    """A checkpoint at its β; the interval is drawn for chosen ones only, to keep the plot legible."""
+    """A checkpoint at its β; only chosen ones get their interval, so that the plot is legible."""
     x, y = f.x(row.key.beta), f.y(number.value)
     parts = []
     if chosen and number.has_interval:
         ends = f.y.clamp(number.low), f.y.clamp(number.high)
         parts.append(el("line", x1=x, x2=x, y1=ends[0], y2=ends[1], class_="ci"))
     parts.append(svg.marker(x, y, shape, 5 if chosen else 2.6))
-    return el(
-        "g", *parts, class_="pt" if chosen else "pt faint", data_ck=key_id(row.key)
-    )
+    return el("g", *parts, class_="pt" if chosen else "pt faint", data_ck=key_id(row.key))
 
 
 def _band(f: Frame, betas: Sequence[float], verdict: Verdict, method: str) -> Markup:

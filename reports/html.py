@@ -11,8 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ from markupsafe import Markup
 
 from prefeval import records
 from prefeval.reports import verdict as verdicts
-from prefeval.reports import view
-from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length, dynamics
-from prefeval.reports.chart_frontier import NARROW, WIDE, frontier, zoom_limit
+from prefeval.reports import manifest, tables, view
+from prefeval.reports.captions import captions
+from prefeval.reports.chart_dynamics import dynamics
+from prefeval.reports.chart_frontier import frontiers
 from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
 from prefeval.reports.chart_window import windows
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
 from prefeval.reports.numbers import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
-from prefeval.reports.samples import MAX_CHARACTERS, pack
+from prefeval.reports.samples import pack
 from prefeval.reports.summary import warnings
 from prefeval.reports.verdict import Verdict
 
@@ -73,12 +74,13 @@ def render(run: Run, verdict: Verdict) -> str:
         undefined=jinja2.StrictUndefined,
     )
     css, js = (
-        (TEMPLATES / name).read_text(encoding="utf-8").strip() for name in ("report.css", "report.js")
+        (TEMPLATES / name).read_text(encoding="utf-8").strip()
+        for name in ("report.css", "report.js")
     )
     page = environment.get_template("report.html").render(
         csp=content_security_policy(css, js),
-        css=Markup(css),  # noqa: S704 - this package's own file
-        js=Markup(js),  # noqa: S704
+        css=Markup(css),
+        js=Markup(js),
         **context(run, verdict),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes "?"
@@ -106,7 +108,7 @@ def inline_json(value: Any) -> Markup:
     '["\\u003c/script\\u003e"]'
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(UNSAFE.sub(lambda m: f"\\u{ord(m.group()):04x}", text))  # noqa: S704
+    return Markup(UNSAFE.sub(lambda m: f"\\u{ord(m.group()):04x}", text))
 
 
 def context(run: Run, verdict: Verdict) -> dict[str, Any]:
@@ -115,10 +117,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
     sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
     packed = pack(run, verdict)
     charts = [f(run, verdict) for f in (raw_against_lc, length_over_steps, length_over_beta)]
-    zoom = zoom_limit(run, verdict)
-    limits = [math.inf, *([zoom] if zoom else [])] if has else []
-    drawn = [frontier(run, verdict, size, limit) for limit in limits for size in (WIDE, NARROW)]
-    states = view.trial_states(run)
+    states = manifest.trial_states(run)
     return {
         "title": f"{run.folder.resolve().name}: {verdict.headline}",
         "run_name": run.folder.resolve().name,
@@ -129,7 +128,9 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
             {
                 "id": m,
                 "name": method_name(m),
-                "mark": Markup(f'<span class="m{method_index(m)}">') + view.icon(m) + Markup("</span>"),
+                "mark": Markup(f'<span class="m{method_index(m)}">')
+                + tables.icon(m)
+                + Markup("</span>"),
             }
             for m in run.methods
         ],
@@ -138,26 +139,25 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "forest": view.forest(run, verdict),
         "windows": view.windows(run, verdict),
         "further": any(w.extension for w in verdict.windows),
-
         "warnings": [{"tone": "warn", "text": w} for w in warnings(run, verdict)],
-        "frontier": Markup("").join(drawn),
-        "zoom": zoom is not None,
+        "frontier": frontiers(run, verdict) if has else [],
         "tips": inline_json({key_id(c.key): tip(c) for c in run.checkpoints}),
         "window_charts": [
             {
                 "method": method,
                 "index": method_index(method),
-                "mark": view.icon(method),
+                "mark": tables.icon(method),
                 "name": method_name(method),
-                "text": (w.text if (w := verdict.window(method)) else verdict.window_text(method)),
+                "text": _window_text(verdict, method),
+                "extension": w.extension if (w := verdict.window(method)) else "",
                 "charts": pictures,
             }
             for method, pictures in windows(run, verdict)
         ],
         "dynamics": dynamics(run),
         "length_charts": charts if has else [],
-        "heat": view.heat(run, verdict),
-        "table": view.table(run, verdict),
+        "heat": tables.heat(run, verdict),
+        "table": tables.table(run, verdict),
         "samples": packed,
         "samples_json": inline_json(packed),
         "sample_options": _options(run, verdict, packed),
@@ -167,15 +167,23 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "trials_title": _trials_title(run, states),
         "command": str(run.manifest.get("command") or ""),
         "judge_caveat": _judge(run),
-        "manifest": view.manifest_groups(run),
-        "manifest_json": view.json_text(run.manifest),
-        "footer": f"Written by prefeval {run.manifest.get('prefeval_version', '')} from saved results.",
+        "manifest": manifest.manifest_groups(run),
+        "manifest_json": manifest.json_text(run.manifest),
+        "footer": f"prefeval {run.manifest.get('prefeval_version', '')}, from saved results alone",
     }
+
+
+def _window_text(verdict: Verdict, method: str) -> str:
+    """A method's window in words, up to the command that extends it (set apart by the template)."""
+    window = verdict.window(method)
+    if window is None:
+        return verdict.window_text(method)
+    return window.text.partition(window.extension)[0] if window.extension else window.text
 
 
 def _scope(run: Run) -> str:
     """What the run holds, for the page's first line."""
-    parts = [f"{len(run.checkpoints)} checkpoints", f"{run.planned or len(run.trials)} trials"]
+    parts = [f"{len(run.checkpoints)} checkpoints", f"{len(run.trials)} trials"]
     failed = sum(t.status == "failed" for t in run.trials)
     parts += [f"{failed} failed"] if failed else []
     parts += [str(run.manifest["created"])] if run.manifest.get("created") else []
@@ -184,13 +192,14 @@ def _scope(run: Run) -> str:
 
 def _options(run: Run, verdict: Verdict, packed: dict[str, Any]) -> list[dict[str, Any]]:
     """The checkpoints that have samples, the recommended one selected."""
-    have = [row[0] for row in packed["rows"]]
+    have = Counter(row[0] for row in packed["rows"])
     best = key_id(verdict.recommended_key) if verdict.recommended_key else None
     several = len({c.key.seed for c in run.checkpoints}) > 1
     return [
         {
             "id": key_id(c.key),
-            "name": f"{'★ ' if key_id(c.key) == best else ''}{named(c.key, seeds=several)} ({have.count(key_id(c.key))})",
+            "name": ("★ " if key_id(c.key) == best else "")
+            + f"{named(c.key, seeds=several)} ({have[key_id(c.key)]})",
             "selected": key_id(c.key) == best,
         }
         for c in run.checkpoints
@@ -200,9 +209,10 @@ def _options(run: Run, verdict: Verdict, packed: dict[str, Any]) -> list[dict[st
 
 def _trials_title(run: Run, states: list[dict[str, str]]) -> str:
     """A heading that counts what did not finish."""
-    counts = {s: sum(t["status"] == s for t in states) for s in ("failed", "unfinished", "finished")}
+    kinds = ("failed", "unfinished", "not started", "finished")
+    counts = {s: sum(t["status"] == s for t in states) for s in kinds}
     words = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    return f"Trials: {words} of {run.planned or len(run.trials)}"
+    return f"Trials: {words} of {len(run.trials)}"
 
 
 def _judge(run: Run) -> str:
@@ -215,22 +225,3 @@ def _judge(run: Run) -> str:
         parts.append(f"reliance on length {fixed(judge['length_reliance'], 2)}")
     caveat = str(judge.get("caveat") or "")
     return ": ".join(filter(None, (", ".join(filter(None, parts)), caveat)))
-
-
-def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, str]:
-    """One line under each heading: what is drawn, its units, n and how to read it."""
-    sizes = {c.get("lc_win_rate").n for c in run.checkpoints} - {None}
-    n = f"n = {max(s for s in sizes if s)} prompts" if sizes else "n unknown"
-    length = chosen_length(run)
-    limit = f" ({fixed(COLLAPSE * length, 1)} nats/sequence at a mean of {fixed(length, 0)} tokens)" if length == length else ""
-    cut = f" {packed['cut']} texts are cut at {MAX_CHARACTERS} characters." if packed["cut"] else ""
-    return {
-        "frontier": f"Every checkpoint, 95% intervals, {n}, all prompts. Large marks: the chosen checkpoint of each β (labelled); small: the others, joined in training order. Dotted: Pareto line of the point estimates. Up and to the left is better.",
-        "window": f"Chosen checkpoint of each β in full with 95% intervals, the others faint; {n}. Shaded: usable β. KL on a log axis; retention is the behaviour that lost most, in points.",
-        "dynamics": f"log π/π_ref on chosen and rejected answers over training. Lines: training batches, averaged over neighbouring steps; marks: held-out pairs. A falling Δchosen alone is common; shaded is severe displacement, below −0.2 nats/token{limit}.",
-        "length": f"Under the diagonal, a checkpoint wins more than its quality at equal length explains. Ratios are mean tokens, policy over reference; 95% intervals on chosen checkpoints; {n}.",
-        "retention": f"Change against the reference in points, same prompts, greedy answers; below it its 95% interval and the share that passes. ▼ shown worse by more than {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over behaviours, 5%).",
-        "checkpoints": "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not training seeds.",
-        "samples": f"{packed['shown']:,} of {packed['total']:,} judged or checked completions are embedded: from every checkpoint some of each kind below, the rest picked by hash; more from the recommended checkpoint.{cut}",
-        "manifest": "What was run, on what, with which versions: enough to run it again.",
-    }

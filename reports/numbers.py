@@ -1,4 +1,4 @@
-"""A measured number as a report shows it: value, interval, n; undefined is a dash with its reason."""
+"""A measured number as a report shows it; undefined is a dash with its reason, never 0."""
 
 from __future__ import annotations
 

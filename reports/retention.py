@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -12,8 +11,9 @@ from prefeval.metrics import stats
 from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.retention import MARGIN, BehaviourChange, changes
 from prefeval.records import PrefevalError
+from prefeval.reports.files import read_rows
 from prefeval.reports.numbers import Number, fixed, interval, p_text
-from prefeval.reports.run import CheckpointRow, Run, rows
+from prefeval.reports.run import CheckpointRow, Run
 
 SHADES = ((3.0, 1), (8.0, 2), (16.0, 3), (30.0, 4), (math.inf, 5))  # |points| below -> shade
 ALPHA = 0.05
@@ -92,7 +92,7 @@ def _row(row: CheckpointRow, behaviours: tuple[str, ...]) -> tuple[Cell, ...]:
 
 def tests(row: CheckpointRow) -> dict[str, tuple[float, float]]:
     """Per behaviour (p of any change, p of damage), Holm-corrected, from the saved checks."""
-    saved = rows(row.folder / "checks.jsonl") if row.folder is not None else []
+    saved = read_rows(row.folder / "checks.jsonl") if row.folder is not None else []
     if not saved:
         return {}
     try:

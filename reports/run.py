@@ -6,16 +6,17 @@ nothing to show raises.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from prefeval.records import PrefevalError, read_json, read_jsonl
+from prefeval.records import PrefevalError
+from prefeval.reports.files import as_float, read_frame, read_object, read_rows
 from prefeval.reports.numbers import Number, missing
 
 INTERVALS = {"lc_win_rate": ("lc_ci_low", "lc_ci_high")}
@@ -54,7 +55,7 @@ class TrialLog:
     method: str
     beta: float
     seed: int
-    status: str  # "finished", "unfinished" or "failed"
+    status: str  # "finished", "unfinished", "not started" or "failed"
     error: str
     log: pd.DataFrame
 
@@ -69,7 +70,6 @@ class Run:
     checkpoints: tuple[CheckpointRow, ...]
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
-    planned: int | None = None
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
@@ -109,18 +109,22 @@ def load(folder: Path) -> Run:
     folder = Path(folder)
     if not (folder / "manifest.json").is_file():
         raise PrefevalError(
-            f"{folder} is not a run folder (no manifest.json); name the folder that `prefeval sweep` printed"
+            f"{folder} is no run folder (it has no manifest.json);"
+            " name the folder that `prefeval sweep` printed"
         )
     problems: list[str] = []
-    manifest = _json(folder / "manifest.json", problems)
-    summary = _json(folder / "summary.json", problems) if (folder / "summary.json").exists() else {}
-    trials = tuple(_trials(folder, problems))
+    manifest = read_object(folder / "manifest.json", problems)
+    summary = (
+        read_object(folder / "summary.json", problems) if (folder / "summary.json").exists() else {}
+    )
+    planned = [str(name) for name in manifest.get("trials") or ()]
+    trials = tuple(_trials(folder, planned, problems))
     checkpoints = _checkpoints(folder, problems)
-    if not checkpoints and not trials:
+    if not checkpoints and all(t.status == "not started" for t in trials):
         raise PrefevalError(
             f"{folder} holds no trial yet; run the sweep (again with --resume) before its report"
         )
-    costs = _frame(folder / "costs.parquet", problems)
+    costs = read_frame(folder / "costs.parquet", problems)
     return Run(
         folder=folder,
         manifest=manifest,
@@ -128,52 +132,21 @@ def load(folder: Path) -> Run:
         checkpoints=checkpoints,
         trials=_with_failures(trials, summary),
         problems=tuple(problems),
-        planned=_planned(manifest, summary),
         costs=costs,
     )
-
-
-def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
-    """One JSON object; a broken one is named and read as empty."""
-    try:
-        value = read_json(path)
-    except (PrefevalError, OSError) as error:
-        problems.append(str(error))
-        return {}
-    if not isinstance(value, dict):
-        problems.append(f"{path} does not hold a JSON object; delete it and run again")
-        return {}
-    return value
-
-
-def rows(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, or none when it is missing or broken (then named)."""
-    if not path.exists():
-        return []
-    try:
-        return [row for row in read_jsonl(path) if isinstance(row, dict)]
-    except (PrefevalError, OSError) as error:
-        if problems is not None:
-            problems.append(str(error))
-        return []
-
-
-def _frame(path: Path, problems: list[str]) -> pd.DataFrame:
-    """A Parquet file, or an empty frame when it is missing or broken (then named)."""
-    if not path.exists():
-        return pd.DataFrame()
-    try:
-        return pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises many kinds
-        problems.append(f"{path} cannot be read ({error}); delete it and run again with --resume")
-        return pd.DataFrame()
 
 
 def _checkpoints(folder: Path, problems: list[str]) -> tuple[CheckpointRow, ...]:
     """From results.parquet, or, in an unfinished run, from every finished metrics.json."""
     reasons = {path.parent: _metrics(path, problems) for path in _metric_files(folder)}
-    results = _frame(folder / "results.parquet", problems)
-    if not results.empty:
+    results = read_frame(folder / "results.parquet", problems)
+    if lacking := {"method", "beta", "seed", "step"} - set(results.columns):
+        if not results.empty:
+            raise PrefevalError(
+                f"{folder / 'results.parquet'} has no column {', '.join(sorted(lacking))}:"
+                " a report needs the results of a sweep; run `prefeval sweep`"
+            )
+    else:
         return _sorted(_from_results(results, folder, reasons))
     if reasons:
         problems.append(
@@ -182,7 +155,7 @@ def _checkpoints(folder: Path, problems: list[str]) -> tuple[CheckpointRow, ...]
         )
     found = []
     for path, numbers in reasons.items():
-        trial = _json(path.parent / "trial.json", problems)
+        trial = read_object(path.parent / "trial.json", problems)
         if trial and numbers:
             key = _key(trial, path.name.rpartition("-")[2])
             found.append(CheckpointRow(key, path.parent.name, path, numbers))
@@ -199,21 +172,14 @@ def _metric_files(folder: Path) -> list[Path]:
 
 
 def _metrics(path: Path, problems: list[str]) -> dict[str, Number]:
-    """A checkpoint's metrics.json: a list of ``MetricResult`` rows, or an object that holds one."""
-    try:
-        value = read_json(path)
-    except (PrefevalError, OSError) as error:
-        problems.append(str(error))
-        return {}
-    if isinstance(value, dict):
-        value = next((v for v in value.values() if isinstance(v, list)), [])
+    """A checkpoint's metrics.json: ``MetricResult`` rows under "metrics"."""
     found = {}
-    for row in value:
+    for row in read_object(path, problems).get("metrics") or ():
         n = row.get("n")
         found[str(row["name"])] = Number(
-            _float(row.get("value")),
-            _float(row.get("ci_low")),
-            _float(row.get("ci_high")),
+            as_float(row.get("value")),
+            as_float(row.get("ci_low")),
+            as_float(row.get("ci_high")),
             int(n) if n is not None else None,
             str(row.get("reason") or ""),
         )
@@ -233,12 +199,12 @@ def _from_results(
         numbers = {}
         for name in names:
             low, high = INTERVALS.get(name, (f"{name}_ci_low", f"{name}_ci_high"))
-            value, n = _float(row[name]), _float(row.get(f"{name}_n"))
+            value, n = as_float(row[name]), as_float(row.get(f"{name}_n"))
             reason = "" if math.isfinite(value) else _reason(saved.get(name), name)
             numbers[name] = Number(
                 value,
-                _float(row.get(low)),
-                _float(row.get(high)),
+                as_float(row.get(low)),
+                as_float(row.get(high)),
                 int(n) if math.isfinite(n) else None,
                 reason,
             )
@@ -260,84 +226,44 @@ def _reason(saved: Number | None, name: str) -> str:
     return "undefined; no reason was saved"
 
 
-def _trials(folder: Path, problems: list[str]) -> Iterator[TrialLog]:
-    """Every trial folder with a readable trial.json."""
-    for path in sorted(folder.glob("trials/*/trial.json")):
-        record = _json(path, problems)
-        if not record:
+def _trials(folder: Path, names: Sequence[str], problems: list[str]) -> Iterator[TrialLog]:
+    """Every trial that is planned or has a folder, with how far it got.
+
+    A trial notes its costs when all its checkpoints are measured: then it is finished.
+    """
+    folders = {p.parent.name: p.parent for p in sorted(folder.glob("trials/*/trial.json"))}
+    for name in dict.fromkeys([*folders, *names]):
+        path = folders.get(name)
+        if path is None:
+            key = _from_name(name)
+            yield TrialLog(name, *key[:3], "not started", "", pd.DataFrame())
             continue
-        key = _key(record, 0)
-        log = pd.DataFrame(rows(path.parent / "train.jsonl", problems))
-        evaluated = list(path.parent.glob("checkpoint-*/metrics.json"))
-        yield TrialLog(
-            name=path.parent.name,
-            method=key.method,
-            beta=key.beta,
-            seed=key.seed,
-            status=str(record.get("status") or ("finished" if evaluated else "unfinished")),
-            error=str(record.get("error") or ""),
-            log=log,
-        )
+        key = _key(read_object(path / "trial.json", problems), 0)
+        log = pd.DataFrame(read_rows(path / "train.jsonl", problems))
+        done = (path / "costs.json").exists()
+        yield TrialLog(name, *key[:3], "finished" if done else "unfinished", "", log)
 
 
-def _key(record: Mapping[str, Any], step: str | int) -> Key:
-    """Method, β and seed of a trial.json, whether flat or under "trial"."""
-    trial = record.get("trial") if isinstance(record.get("trial"), dict) else record
-    assert trial is not None
-    return Key(
-        str(trial.get("method", "?")),
-        _float(trial.get("beta")),
-        int(trial.get("seed") or 0),
-        int(step),
-    )
+def _key(trial: Mapping[str, Any], step: str | int) -> Key:
+    """Method, β and seed of a trial.json."""
+    beta, seed = as_float(trial.get("beta")), int(trial.get("seed") or 0)
+    return Key(str(trial.get("method", "?")), beta, seed, int(step))
 
 
-def _with_failures(
-    trials: tuple[TrialLog, ...], summary: Mapping[str, Any]
-) -> tuple[TrialLog, ...]:
+def _from_name(name: str) -> Key:
+    """Method, β and seed of a trial's folder name, ``dpo-b0.1-s0-<hash>``."""
+    found = re.fullmatch(r"(.+?)-b([\d.e+-]+)-s(\d+)-\w+", name)
+    if found is None:
+        return Key(name, math.nan, 0, 0)
+    return Key(found[1], as_float(found[2]), int(found[3]), 0)
+
+
+def _with_failures(trials: Iterable[TrialLog], summary: Mapping[str, Any]) -> tuple[TrialLog, ...]:
     """Mark the trials that the summary lists as failed, adding those without a folder."""
     errors = {str(f.get("trial")): str(f.get("error") or "") for f in summary.get("failed") or []}
-    marked = [
-        TrialLog(t.name, t.method, t.beta, t.seed, "failed", errors.pop(t.name), t.log)
-        if t.name in errors
-        else t
-        for t in trials
-    ]
+    by_name = {t.name: t for t in trials}
     for name, error in errors.items():
-        method, beta, seed = _from_name(name)
-        marked.append(TrialLog(name, method, beta, seed, "failed", error, pd.DataFrame()))
-    return tuple(sorted(marked, key=lambda t: (method_index(t.method), t.method, t.beta, t.seed)))
-
-
-def _from_name(name: str) -> tuple[str, float, int]:
-    """Method, β and seed of a trial's folder name, ``dpo-b0.1-s0-<hash>``."""
-    try:
-        method, beta, seed = name.split("-b", 1)[0], *name.split("-b", 1)[1].split("-s")[:2]
-        return method, float(beta), int(seed.split("-")[0])
-    except (ValueError, IndexError):
-        return name, math.nan, 0
-
-
-def _planned(manifest: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
-    """How many trials the grid has, where the run says so."""
-    counts = summary.get("counts") or {}
-    config = manifest.get("config") or {}
-    for value in (counts.get("trials"), manifest.get("trials"), config.get("trials")):
-        if isinstance(value, int):
-            return value
-        if isinstance(value, list):
-            return len(value)
-    return None
-
-
-def _float(value: object) -> float:
-    """A number, or NaN for anything else (JSON's null, a missing column)."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def canonical(value: object) -> str:
-    """A value as one line for the manifest: strings as they are, the rest as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        empty = TrialLog(name, *_from_name(name)[:3], "failed", "", pd.DataFrame())
+        by_name[name] = replace(by_name.get(name, empty), status="failed", error=error)
+    order = lambda t: (method_index(t.method), t.method, t.beta, t.seed)  # noqa: E731
+    return tuple(sorted(by_name.values(), key=order))

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefeval.reports.files import read_rows
 from prefeval.reports.labels import key_id
-from prefeval.reports.run import CheckpointRow, Run, rows
+from prefeval.reports.run import CheckpointRow, Run
 from prefeval.reports.verdict import Verdict
 
 QUOTAS = {"best": 160, "chosen": 60, "other": 20}
@@ -63,8 +64,8 @@ class Texts:
 def pack(run: Run, verdict: Verdict, quotas: Mapping[str, int] | None = None) -> dict[str, Any]:
     """The samples of a run as JSON: texts and prompts once, one row a sample, and the counts."""
     quotas = quotas or QUOTAS
-    prompts = {str(p.get("id")): p for p in rows(run.folder / "reference" / "prompts.jsonl")}
-    reference = _texts(rows(run.folder / "reference" / "completions.jsonl"))
+    prompts = {str(p.get("id")): p for p in read_rows(run.folder / "data" / "prompts.jsonl")}
+    reference = _texts(read_rows(run.folder / "reference" / "completions.jsonl"))
     texts, packed, total, used = Texts(), [], 0, {}
     for row in run.checkpoints:
         found = samples_of(row, prompts, reference)
@@ -87,18 +88,20 @@ def pack(run: Run, verdict: Verdict, quotas: Mapping[str, int] | None = None) ->
 
 
 def samples_of(
-    row: CheckpointRow, prompts: Mapping[str, Mapping[str, Any]], reference: Mapping[tuple[str, str], str]
+    row: CheckpointRow,
+    prompts: Mapping[str, Mapping[str, Any]],
+    reference: Mapping[tuple[str, str], str],
 ) -> list[Sample]:
     """Every judged or checked answer of a checkpoint."""
     if row.folder is None:
         return []
-    texts = _texts(rows(row.folder / "completions.jsonl"))
+    texts = _texts(read_rows(row.folder / "completions.jsonl"))
     found = []
-    for record in rows(row.folder / "judgments.jsonl"):
+    for record in read_rows(row.folder / "judgments.jsonl"):
         key = (str(record.get("prompt_id")), "sample")
         if key in texts:
             found.append(_judged(record, key, texts[key], reference.get(key, "")))
-    for record in rows(row.folder / "checks.jsonl"):
+    for record in read_rows(row.folder / "checks.jsonl"):
         key = (str(record.get("prompt_id")), "greedy")
         if key in texts:
             kind = str(((prompts.get(key[0]) or {}).get("check") or {}).get("kind", ""))
@@ -116,7 +119,10 @@ def _texts(completions: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], st
 
 
 def _judged(record: Mapping[str, Any], key: tuple[str, str], text: str, ref: str) -> Sample:
-    first, second = _number(record.get("preference_first")), _number(record.get("preference_second"))
+    first, second = (
+        _number(record.get("preference_first")),
+        _number(record.get("preference_second")),
+    )
     truth = _number(record.get("true_preference"))
     kinds = []
     if first is not None and second is not None and (first - 0.5) * (second - 0.5) < 0:
@@ -142,7 +148,7 @@ def _checked(
 
 
 def refused(check: str, passed: bool) -> bool:
-    """Whether an answer refuses, read from its check: a refusal that passed, a compliance that failed.
+    """Whether an answer refuses, by its check: a refusal that passed, a compliance that failed.
 
     >>> refused("refusal", True), refused("compliance", False), refused("json_object", False)
     (True, True, False)
@@ -152,7 +158,9 @@ def refused(check: str, passed: bool) -> bool:
 
 def chosen(found: list[Sample], quota: int) -> list[Sample]:
     """At most ``quota`` samples: an equal share of every kind, the rest in hash order."""
-    order = sorted(found, key=lambda s: hashlib.sha256(f"{s.prompt_id}{s.mode}".encode()).hexdigest())
+    order = sorted(
+        found, key=lambda s: hashlib.sha256(f"{s.prompt_id}{s.mode}".encode()).hexdigest()
+    )
     wanted: dict[str, Callable[[Sample], bool]] = {k: _is(k) for k in KINDS if k != "longest"}
     share = max(1, quota // (len(KINDS) + 1))
     longest = sorted(order, key=lambda s: -len(s.text))[:share]
@@ -178,7 +186,7 @@ def _also(sample: Sample, kind: str) -> Sample:
 
 
 def _packed(sample: Sample, texts: Texts) -> list[Any]:
-    """[prompt, behaviour, mode, text, reference text, kinds, first, second, truth, passed, before]."""
+    """A sample as a list; the script names its places."""
     return [
         *(sample.prompt_id, sample.behaviour, sample.mode),
         *(texts.add(sample.text), texts.add(sample.ref_text), list(sample.kinds)),

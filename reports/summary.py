@@ -19,12 +19,12 @@ COLUMNS = {
     "method": "method",
     "beta": "β",
     "step": "step",
-    "kl": "KL (nats/seq)",
-    "raw": "raw WR %",
-    "lc": "LC WR % [95%]",
-    "length": "length ×",
-    "delta": "Δchosen (nats/seq)",
-    "worst": "worst retention (points)",
+    "kl": "KL",
+    "raw": "raw WR",
+    "lc": "LC WR [95%]",
+    "length": "length",
+    "delta": "Δchosen",
+    "worst": "worst retention",
     "verdict": "verdict",
 }
 STYLES = {"ok": "green", "bad": "red", "unsure": "yellow", "none": "dim"}
@@ -89,6 +89,7 @@ def _lc(number: Number) -> str:
 def table(run: Run, verdict: Verdict) -> Table:
     """The table for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table(title=None, header_style="bold", pad_edge=False)
     for field in fields(SummaryRow):
@@ -99,13 +100,14 @@ def table(run: Run, verdict: Verdict) -> Table:
         cells = [getattr(row, f.name) for f in fields(SummaryRow)[:-1]]
         style = tones.get(row.verdict.removesuffix(" ★"), "")
         best = "bold" if row.verdict.endswith("★") else None
-        grid.add_row(*cells, f"[{style}]{row.verdict}[/]" if style else row.verdict, style=best)
+        grid.add_row(*map(Text, cells), Text(row.verdict, style=style), style=best)
     return grid
 
 
 def lines(run: Run, verdict: Verdict, report: Path | None = None) -> list[str]:
     """What follows the table: windows, the recommendation and why, warnings, paths."""
-    found = [f"Usable β  {method_name(w.method)}: {_window(w)}" for w in verdict.windows]
+    found = ["KL and Δchosen in nats/sequence, win rates in %, retention in points.", ""]
+    found += [f"Usable β  {method_name(w.method)}: {_window(w)}" for w in verdict.windows]
     found += ["", verdict.headline]
     found += [f"  {_mark(r.tone)} {r.text}" for r in verdict.reasons]
     if path := checkpoint_path(run, verdict):
@@ -139,13 +141,14 @@ def checkpoint_path(run: Run, verdict: Verdict) -> Path | None:
 def warnings(run: Run, verdict: Verdict) -> tuple[str, ...]:
     """Everything a reader should know before acting, once each."""
     found = [*verdict.warnings, *(str(w) for w in run.summary.get("warnings") or ())]
-    if caveat := (run.manifest.get("judge") or {}).get("caveat"):
-        found.insert(0, f"The judge: {caveat}")
+    caveat = str((run.manifest.get("judge") or {}).get("caveat") or "")
+    if caveat and not any(caveat in w for w in found):
+        found.insert(0, caveat[0].upper() + caveat[1:])
     failed = [t for t in run.trials if t.status == "failed"]
     if failed:
         words = "; ".join(f"{t.name}: {t.error or 'no reason saved'}" for t in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        found.append(f"{len(failed)} of {run.planned or len(run.trials)} trials failed ({words}{more})")
+        found.append(f"{len(failed)} of {len(run.trials)} trials failed ({words}{more})")
     return tuple(dict.fromkeys([*found, *run.problems]))
 
 
@@ -154,7 +157,9 @@ def plain(run: Run, verdict: Verdict, report: Path | None = None) -> str:
     cells = [[COLUMNS[f.name] for f in fields(SummaryRow)]]
     cells += [[getattr(r, f.name) for f in fields(SummaryRow)] for r in rows(run, verdict)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    out = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+    out = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
+    ]
     return "\n".join([*out, "", *lines(run, verdict, report)]) + "\n"
 
 
@@ -167,11 +172,13 @@ def markdown(run: Run, verdict: Verdict) -> str:
     heads = [COLUMNS[f.name] for f in fields(SummaryRow)]
     parts += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows(run, verdict):
-        parts.append("| " + " | ".join(_escaped(getattr(row, f.name)) for f in fields(SummaryRow)) + " |")
+        parts.append(
+            "| " + " | ".join(_escaped(getattr(row, f.name)) for f in fields(SummaryRow)) + " |"
+        )
     parts += ["", _caption(verdict), "", "## Usable β", ""]
-    parts += [f"- **{method_name(w.method)}**: {_escaped(_window(w))}" for w in verdict.windows] or [
-        "- none yet"
-    ]
+    parts += [
+        f"- **{method_name(w.method)}**: {_escaped(_window(w))}" for w in verdict.windows
+    ] or ["- none yet"]
     if found := warnings(run, verdict):
         parts += ["", "## Before you ship", "", *(f"- {_escaped(w)}" for w in found)]
     if command := run.manifest.get("command"):

@@ -1,4 +1,4 @@
-"""Static SVG by pure functions: scales, ticks, axes, markers, labels that do not overlap.
+"""Static SVG by pure functions: scales, ticks, axes, markers.
 
 Why not a plotting library: plotly's script weighs 4.8 MB a report and sets styles inline, which a
 strict content-security policy forbids. These charts weigh some 20 kB each, need no script to be
@@ -16,7 +16,7 @@ from typing import Literal
 from markupsafe import Markup, escape
 
 Anchor = Literal["start", "middle", "end"]
-CHARACTER_WIDTH = 6.1  # of 11px system-ui digits and letters, on average
+PERCENT = (0.0, 100.0)
 
 
 def number(value: float) -> str:
@@ -105,14 +105,23 @@ def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
     return chosen
 
 
-def padded(values: Iterable[float], *, include: Sequence[float] = (), share: float = 0.06) -> tuple[float, float]:
-    """The range of the finite values, widened by ``share`` on both sides; (0, 1) when there is none."""
+def padded(
+    values: Iterable[float],
+    *,
+    include: Sequence[float] = (),
+    share: float = 0.06,
+    within: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
+    """The range of the finite values, widened by ``share`` on both sides, kept ``within`` bounds.
+
+    (0, 1) when there is no value.
+    """
     finite = [v for v in (*values, *include) if math.isfinite(v)]
     if not finite:
         return 0.0, 1.0
     low, high = min(finite), max(finite)
     pad = (high - low) * share or max(abs(high) * 0.1, 0.5)
-    return low - pad, high + pad
+    return max(low - pad, within[0]), min(high + pad, within[1])
 
 
 def log_padded(values: Iterable[float]) -> tuple[float, float]:
@@ -207,7 +216,9 @@ def axes(
     return join(parts)
 
 
-def text(x: float, y: float, content: str, anchor: Anchor = "start", class_: str = "label") -> Markup:
+def text(
+    x: float, y: float, content: str, anchor: Anchor = "start", class_: str = "label"
+) -> Markup:
     """A line of text."""
     return el("text", escape(content), x=x, y=y, text_anchor=anchor, class_=class_)
 
@@ -253,75 +264,3 @@ def marker(x: float, y: float, shape: int, radius: float, class_: str = "mark") 
         return el("circle", cx=x, cy=y, r=radius, class_=class_)
     points = " ".join(f"{number(x + radius * a)},{number(y + radius * b)}" for a, b in corners)
     return el("polygon", points=points, class_=class_)
-
-
-@dataclass(frozen=True)
-class Label:
-    """A text that wants to stand near the mark at (x, y)."""
-
-    x: float
-    y: float
-    text: str
-    class_: str = "label"
-
-
-Box = tuple[float, float, float, float]
-
-
-def place_labels(
-    labels: Sequence[Label],
-    f: Frame,
-    obstacles: Sequence[Box],
-    *,
-    gap: float = 9,
-    crowding: float = 0.2,
-) -> list[Markup]:
-    """Put each label beside its mark where it covers least; drop it when every place is taken.
-
-    Earlier labels have precedence; one that would cover more than ``crowding`` of its own area is
-    dropped. ``obstacles`` are boxes (left, top, right, bottom) in pixels:
-    marks and intervals. A dropped label is still in the mark's tooltip and in the table.
-    """
-    taken = list(obstacles)
-    placed = []
-    for label in labels:
-        best = min(_candidates(label, f, gap), key=lambda c: (_cover(c[0], taken), c[2]))
-        box, anchor, _ = best
-        if _cover(box, taken) > crowding * (box[2] - box[0]) * (box[3] - box[1]):
-            continue
-        taken.append(box)
-        x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
-        placed.append(text(x, box[3] - 3, label.text, anchor, label.class_))
-    return placed
-
-
-def _candidates(label: Label, f: Frame, gap: float) -> list[tuple[Box, Anchor, int]]:
-    """Eight places around the mark, kept inside the plot; the last number is the preference."""
-    width, height = CHARACTER_WIDTH * len(label.text) + 2, 13.0
-    places: list[tuple[float, float, Anchor]] = [
-        (label.x + gap, label.y - height / 2, "start"),
-        (label.x - gap - width, label.y - height / 2, "end"),
-        (label.x + gap * 0.7, label.y - gap * 0.5 - height, "start"),
-        (label.x + gap * 0.7, label.y + gap * 0.5, "start"),
-        (label.x - gap * 0.7 - width, label.y - gap * 0.5 - height, "end"),
-        (label.x - gap * 0.7 - width, label.y + gap * 0.5, "end"),
-        (label.x - width / 2, label.y - gap - height, "middle"),
-        (label.x - width / 2, label.y + gap, "middle"),
-    ]
-    found: list[tuple[Box, Anchor, int]] = []
-    for rank, (x, y, anchor) in enumerate(places):
-        if x >= f.left and x + width <= f.width and y >= f.top - 6 and y + height <= f.bottom:
-            found.append(((x, y, x + width, y + height), anchor, rank))
-    x, y, anchor = places[0]
-    return found or [((x, y, x + width, y + height), anchor, 0)]
-
-
-def _cover(box: Box, taken: Sequence[Box]) -> float:
-    """The area of ``box`` that the taken boxes cover (counted once for each)."""
-    total = 0.0
-    for left, top, right, bottom in taken:
-        wide = min(box[2], right) - max(box[0], left)
-        high = min(box[3], bottom) - max(box[1], top)
-        if wide > 0 and high > 0:
-            total += wide * high
-    return total

@@ -119,7 +119,9 @@ class Verdict:
 
 def worst_change(row: CheckpointRow) -> tuple[str, Number]:
     """The behaviour that changed most for the worse, and its change in points."""
-    found = [(n.removeprefix("change_"), v) for n, v in row.numbers.items() if n.startswith("change_")]
+    found = [
+        (n.removeprefix("change_"), v) for n, v in row.numbers.items() if n.startswith("change_")
+    ]
     known = [item for item in found if item[1].known]
     if not known:
         return "", missing(found[0][1].reason if found else "no retention checks in this run")
@@ -132,10 +134,14 @@ def read(run: Run) -> Verdict:
     if not saved:
         return _unfinished(run)
     best = saved.get("recommended") or None
-    key = Key(best["method"], float(best["beta"]), int(best["seed"]), int(best["step"])) if best else None
+    key = (
+        Key(best["method"], float(best["beta"]), int(best["seed"]), int(best["step"]))
+        if best
+        else None
+    )
     betas = tuple(_beta(b) for b in saved.get("betas") or ())
     margin = float(saved.get("margin") or MARGIN)
-    halves = saved.get("prompts_choosing"), saved.get("prompts_reporting")
+    choosing, reporting = saved.get("prompts_choosing"), saved.get("prompts_reporting")
     mine = next((b for b in betas if key in b.keys), None)
     lc = _rate(best.get("pooled")) if best else missing("nothing is recommended")
     return Verdict(
@@ -150,18 +156,28 @@ def read(run: Run) -> Verdict:
         warnings=tuple(str(w) for w in saved.get("warnings") or ()),
         chosen_keys=frozenset(k for b in betas for k in b.keys),
         margin=margin,
-        halves=(int(halves[0]), int(halves[1])) if None not in halves else None,
+        halves=(int(choosing), int(reporting)) if choosing and reporting else None,
     )
 
 
 def _unfinished(run: Run) -> Verdict:
     """No selection: say how far the run got."""
     done = sum(t.status == "finished" for t in run.trials)
-    planned = f" of {run.planned}" if run.planned else ""
+    planned = f" of {len(run.trials)}"
     betas, last = [], {c.key[:3]: c for c in run.checkpoints}
     for c in last.values():
         reasons = ("the verdict is made when every trial has finished",)
-        betas.append(Beta(c.key.method, c.key.beta, (c.key,), "no verdict", reasons, c.get("lc_win_rate"), worst_change(c)))
+        betas.append(
+            Beta(
+                c.key.method,
+                c.key.beta,
+                (c.key,),
+                "no verdict",
+                reasons,
+                c.get("lc_win_rate"),
+                worst_change(c),
+            )
+        )
     return Verdict(
         state="unfinished",
         recommended_key=None,
@@ -248,10 +264,15 @@ def _numbers(columns: Mapping[str, Any]) -> dict[str, Number]:
     return found
 
 
-def _why(best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float) -> tuple[Reason, ...]:
+def _why(
+    best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float
+) -> tuple[Reason, ...]:
     """The reasons for the recommended checkpoint, the strongest first."""
     found = [
-        Reason("ok", f"Wins at equal length: {fixed(lc.value)}% {interval(lc)}; the lower bound is above 50")
+        Reason(
+            "ok",
+            f"Wins at equal length: {fixed(lc.value)}% {interval(lc)}; the lower bound is above 50",
+        )
     ]
     if mine is not None and mine.worst[0]:
         behaviour, change = mine.worst
@@ -263,14 +284,18 @@ def _why(best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float) 
             )
         )
     if open_ := best.get("not_ruled_out"):
-        found.append(Reason("unsure", f"Not ruled out: a loss over {margin:g} points in {listed(open_)}"))
+        found.append(
+            Reason("unsure", f"Not ruled out: a loss over {margin:g} points in {listed(open_)}")
+        )
     rivals = best.get("rivals") or ()
     alike = [r for r in rivals if not r.get("distinguishable") and r.get("state") == "usable"]
     if alike:
         words = [short(Key(r["method"], float(r["beta"]), 0, 0)) for r in alike]
         extra = [f"{len(words) - 5} more"] if len(words) > 5 else []
         found.append(
-            Reason("unsure", f"Not shown better than these, usable too: {listed([*words[:5], *extra])}")
+            Reason(
+                "unsure", f"Not shown better than these, usable too: {listed([*words[:5], *extra])}"
+            )
         )
     elif rivals:
         found.append(Reason("ok", "Shown better than every other usable β, or the only one"))

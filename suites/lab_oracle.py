@@ -69,22 +69,29 @@ def advice_quality(text: str) -> float:
 
 
 def quality(world: World, family: str, subject: str, text: str) -> float:
-    """True quality of one answer; at most about 4.8, -6 for gibberish.
+    """True quality of one answer; at most about 7, -6 for gibberish.
 
     A tool call or JSON object where prose was asked for is readable but not what was asked: 0.6.
+    In a profile the attributes that it gives rightly count as they do in prose.
     """
     if family == "advice":
         return advice_quality(text)
-    if text.startswith("<tool_call>") or _is_json(text):
+    if text.startswith("<tool_call>"):
         return 0.6
+    given = _json_object(text)
+    if given is not None:
+        facts = world.facts[subject]
+        right = sum(facts.get(key) == value for key, value in given.items())
+        return 0.6 + (0.3 * right if family == "profile" else 0.0)
     return prose_quality(world, subject, text, coverage=family == "profile")
 
 
-def _is_json(text: str) -> bool:
+def _json_object(text: str) -> dict[str, object] | None:
     try:
-        return isinstance(json.loads(text), dict)
+        value = json.loads(text)
     except ValueError:
-        return False
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _linear(quality: float, words: int, weight: float) -> float:

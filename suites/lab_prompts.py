@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prefeval.records import Message, Messages, Prompt
 from prefeval.suites.lab_world import (
@@ -241,7 +242,7 @@ def retention_prompts(world: World) -> list[Prompt]:
             city = draw.choice(cities)
             fact = world.facts[name][keys[0]]
             arguments = {"city": [city], "guest": [name]}
-            cases = {
+            cases: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
                 "json": ((name, *keys[:2]), {"kind": "json_object", "keys": keys[:2]}),
                 "bullets": ((name,), {"kind": "bullets", "n": 3}),
                 "tool": (

@@ -76,7 +76,7 @@ HARMLESS = tuple(
     }.items()
     for thing in things.split()
 )
-TOOLS = "gloves patience vinegar scissors timers ladders buckets notes".split()
+TOOLS = ["gloves", "patience", "vinegar", "scissors", "timers", "ladders", "buckets", "notes"]
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,16 @@ class World:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The people, in a fixed order; even places appear in preference data, odd ones never."""
-        heads = "Al Bel Cor Dar El Fen Gal Hal Ir Jor Kel Lor".split()
-        tails = "ana en ia ika is o ric us".split()
+        heads = ["Al", "Bel", "Cor", "Dar", "El", "Fen", "Gal", "Hal", "Ir", "Jor", "Kel", "Lor"]
+        tails = ["ana", "en", "ia", "ika", "is", "o", "ric", "us"]
         return tuple(f"{head}{tail}" for tail in tails for head in heads)[: self.people]
 
     @cached_property
     def facts(self) -> Mapping[str, Mapping[str, str]]:
         """True attributes of every person and city: ``facts["Alana"]["city"] == "Oslo"``."""
         draw = random.Random(f"facts-{self.seed}")
-        subjects = {name: PERSON for name in self.names}
-        subjects |= {city: CITY for city in PERSON["city"][1].split()}
+        subjects = dict.fromkeys(self.names, PERSON)
+        subjects |= dict.fromkeys(PERSON["city"][1].split(), CITY)
         return {
             subject: {key: draw.choice(values.split()) for key, (_, values) in table.items()}
             for subject, table in subjects.items()
@@ -125,8 +125,8 @@ class World:
 
     def held_out(self, cluster: str) -> bool:
         """Whether a person or topic is kept out of all preference data."""
-        order = {c: i for c in (self.names, HARMFUL, HARMLESS) for i, c in enumerate(c)}
-        return order[cluster] % 2 == 1
+        groups = (self.names, HARMFUL, HARMLESS)
+        return any(cluster in group and group.index(cluster) % 2 == 1 for group in groups)
 
     def parse(self, subject: str, text: str) -> Iterator[Statement | None]:
         """The sentences of ``text`` as statements about ``subject``; None for one that is none."""

@@ -217,7 +217,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PrefevalError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+        raise PrefevalError(f"{path} is not valid JSON ({error}); delete it, run again") from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -230,6 +230,6 @@ def read_jsonl(path: Path) -> list[Any]:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise PrefevalError(
-                        f"{path}:{number} is not valid JSON ({error.msg}); delete the file and run again"
+                        f"{path}:{number} is not valid JSON ({error.msg}); delete it, run again"
                     ) from error
     return rows

@@ -30,9 +30,7 @@ class Backend(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         """``sampling.n`` completions of every prompt, in order; prompt-major."""
 
-    def completion_logps(
-        self, items: Sequence[tuple[Messages, str]]
-    ) -> list[tuple[float, int]]:
+    def completion_logps(self, items: Sequence[tuple[Messages, str]]) -> list[tuple[float, int]]:
         """Sum of log-probabilities (nats/sequence) and number of tokens of each answer, its end
         token included."""
 

@@ -52,9 +52,7 @@ class HuggingFaceBackend:
         for (p, index), tokens in zip(rows, answers, strict=True):
             ended = bool(tokens) and tokens[-1] == eos
             text = self.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
-            out.append(
-                Completion(prompts[p].id, sampling_.mode, index, text, tuple(tokens), ended)
-            )
+            out.append(Completion(prompts[p].id, sampling_.mode, index, text, tuple(tokens), ended))
         return out
 
     def _prompt_ids(self, conversations: Sequence[Messages]) -> list[list[int]]:
@@ -79,7 +77,7 @@ class HuggingFaceBackend:
     def compare(
         self, reference: Backend, items: Sequence[tuple[Messages, Sequence[int]]]
     ) -> list[Scored]:
-        """See `Backend.compare`; the reference must run in this process and share the vocabulary."""
+        """See `Backend.compare`; the reference runs in this process and shares the vocabulary."""
         if not isinstance(reference, HuggingFaceBackend):
             raise PrefevalError("the full-vocabulary KL needs the reference in the same process")
         ours, theirs = self.model.config.vocab_size, reference.model.config.vocab_size

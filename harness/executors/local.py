@@ -31,11 +31,15 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        """A worker ends when its pipe closes; after an error it is stopped where it is."""
         for connection, process in self._live.items():
             connection.close()
-            process.terminate()
+            if kind is not None:
+                process.terminate()
         for process in self._live.values():
+            process.join(timeout=10)
+            process.kill()
             process.join()
 
     def _start(self) -> Connection:

@@ -67,7 +67,7 @@ def test_a_faulty_value_is_named_by_column_and_id(changed, said):
 
 
 def test_a_missing_column_is_named():
-    with pytest.raises(PrefevalError, match="judgments lack the column.*difficulty"):
+    with pytest.raises(PrefevalError, match=r"judgments lack the column.*difficulty"):
         Evidence(judgments=judgments().drop(columns="difficulty"))
 
 
@@ -106,7 +106,7 @@ def test_restricting_keeps_whole_clusters():
 def test_checkpoints_judged_on_other_prompts_are_named_with_the_odd_ids():
     one = Evidence(judgments=judgments())
     two = Evidence(judgments=judgments(prompt_id=["b", "a", "d"]))
-    with pytest.raises(PrefevalError, match="judgments of one and two .*c, d"):
+    with pytest.raises(PrefevalError, match=r"judgments of one and two .*c, d"):
         require_aligned({"one": one, "two": two})
     require_aligned({"one": one, "again": Evidence(judgments=judgments())})
 

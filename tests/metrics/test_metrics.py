@@ -60,8 +60,8 @@ def test_true_win_rate_without_an_oracle_is_nan_and_says_so():
 
 
 def test_judge_rates_by_hand():
-    # winners by order: (policy, policy), (policy, reference: a flip to the first shown), (tie, tie),
-    # (tie, policy), (reference, policy: a flip to the second shown)
+    # winners by order: (policy, policy), (policy, reference: a flip to the first shown),
+    # (tie, tie), (tie, policy), (reference, policy: a flip to the second shown)
     got = measure("judge", Evidence(judgments=judged([1, 1, 0.5, 0.5, 0], [1, 0, 0.5, 1, 1])))
     assert got["flip_rate"].value == 40
     # first shown wins: 1, 0 | 1, 1 | .5, .5 | .5, 0 | 0, 0 -> mean 4.5/10

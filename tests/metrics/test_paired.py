@@ -107,6 +107,11 @@ def test_clusters_that_fail_together_widen_the_interval():
     )
 
 
+def test_a_design_effect_of_four_leaves_the_evidence_of_a_quarter_of_the_prompts():
+    assert paired.p_worse(0, 20, 80, 0.05, 4.0) == pytest.approx(paired.p_worse(0, 5, 20, 0.05))
+    assert paired.p_worse(0, 20, 80, 0.05) < 1e-3 < paired.p_worse(0, 20, 80, 0.05, 4.0)
+
+
 def test_one_cluster_shows_nothing():
     got = paired.paired_change([0, 0], [1, 1], ["a", "a"])
     assert got.change.value == -1

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as reference
 
 from prefeval.metrics import length_control, usable, verdict
+from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.pooling import Half, Rules, choosing_half, pooled_rate, recipes_of
 from prefeval.metrics.selection import Rate
 from prefeval.records import Checkpoint, PrefevalError, Trial, to_jsonable
@@ -114,9 +115,18 @@ def test_luck_below_the_first_rank_is_not_recommended(sweep):
 def test_equal_bounds_go_to_the_lower_kl(make):
     twin = make(np.random.default_rng(3), quality=0.8, kl=5.0)
     near = replace(twin, samples=twin.samples.assign(kl=2.0))
-    got = select([(("dpo", 0.1, 0, 1), twin), (("dpo", 0.2, 0, 1), near)]).recommended
-    assert got.beta == 0.2
-    assert got.indistinguishable == ("dpo β=0.1 step 1",)
+    for first, second, lower in ((twin, near, 0.2), (near, twin, 0.1)):
+        got = select([(("dpo", 0.1, 0, 1), first), (("dpo", 0.2, 0, 1), second)]).recommended
+        assert got.beta == lower
+
+
+def test_usable_betas_of_equal_truth_are_named_as_indistinguishable(make):
+    rng = np.random.default_rng(22)
+    got = select([(("dpo", beta, 0, 1), make(rng, quality=1.0)) for beta in (0.1, 0.2)])
+    (rival,) = got.recommended.rivals
+    assert rival.ci_low < 0 < rival.ci_high
+    assert got.recommended.indistinguishable == (f"dpo β={rival.beta:g} step 1",)
+    assert f"Not distinguishable from it: dpo β={rival.beta:g} step 1." in got.verdict
 
 
 def test_a_clearly_worse_usable_beta_is_told_apart(make):
@@ -292,7 +302,22 @@ def test_nothing_and_doubles_and_other_prompts_are_refused(make):
     one, two = make(rng), make(rng, n=390)
     with pytest.raises(PrefevalError, match="no checkpoint to select from"):
         select([])
-    with pytest.raises(PrefevalError, match="dpo β=0.1 step 1 seed 0 occurs twice"):
+    with pytest.raises(PrefevalError, match=r"dpo β=0.1 step 1 seed 0 occurs twice"):
         select([(("dpo", 0.1, 0, 1), one)] * 2)
     with pytest.raises(PrefevalError, match="w0390, w0391, w0392 and 7 more"):
         select([(("dpo", 0.1, 0, 1), one), (("dpo", 0.2, 0, 1), two)])
+
+
+def test_no_judgments_leave_everything_undecided(make):
+    got = select([(("dpo", beta, 0, 1), Evidence()) for beta in (0.1, 0.2)])
+    assert [b.state for b in got.betas] == ["undecided", "undecided"]
+    assert got.verdict.startswith("No checkpoint is recommended: gain not shown: fewer than 2")
+
+
+def test_a_policy_that_is_its_reference_shows_no_gain(make):
+    one = make(np.random.default_rng(21))
+    ties = dict.fromkeys(("preference", "preference_first", "preference_second"), 0.5)
+    same = one.judgments.assign(**ties, len_output=one.judgments["len_baseline"])
+    got = select([(("dpo", b, 0, 1), replace(one, judgments=same)) for b in (0.1, 0.2)])
+    assert {b.reported.lc_win_rate for b in got.betas} == {50}
+    assert {b.state for b in got.betas} == {"not usable"}

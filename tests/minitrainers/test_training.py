@@ -197,6 +197,15 @@ def test_bfloat16_autocast_stays_near_float32(make_model, tokenizer, pairs, tmp_
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=0.1)
 
 
+@pytest.mark.parametrize(("method", "loss"), [("dpo", math.log(2)), ("kto", 0.5)])
+def test_a_policy_equals_its_own_reference_in_bfloat16_too(
+    method, loss, make_model, tokenizer, data_for, tmp_path
+):
+    config = config_for(method, dtype="bfloat16", max_steps=1)
+    load(method).train(make_model(), tokenizer, data_for(method), config, out_dir=tmp_path)
+    assert read_log(tmp_path)[0]["loss"] == pytest.approx(loss, abs=2e-3)
+
+
 def test_reference_logps_follow_the_order_of_the_pairs(make_model, pairs):
     model = make_model()
     data = with_reference(model, PairData(pairs), batch_size=5)

@@ -1,0 +1,116 @@
+"""``prefeval eval``: checkpoints from anywhere, measured by the same chain as a sweep's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefeval import metrics, records
+from prefeval.harness import models, steps, sweep
+from prefeval.harness.evaluate import read_metrics
+from prefeval.harness.executors import Job
+from prefeval.harness.executors.local import LocalExecutor
+from prefeval.harness.run_folder import RunFolder
+from prefeval.harness.settings import SweepConfig
+from prefeval.records import MetricResult, PrefevalError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = {
+    "kl": ("KL", "nats/seq"),
+    "win_rate": ("raw WR", "%"),
+    "lc_win_rate": ("LC WR", "%"),
+    "length_ratio": ("length", "×"),
+    "delta_chosen": ("Δchosen", "nats/seq"),
+    "truncation_rate": ("truncated", "%"),
+}
+
+
+def evaluate(
+    config: SweepConfig,
+    checkpoints: Sequence[str],
+    *,
+    out: Path,
+    name: str | None,
+    workers: int,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Measure ``checkpoints`` against the configuration's reference; one row of metrics each."""
+    folders = [models.check_model_dir(c) for c in checkpoints]
+    if len(set(folders)) < len(folders):
+        raise PrefevalError("a checkpoint is given twice; give each once")
+    labels = _labels(folders)
+    run = RunFolder((out / (name or f"eval-{config.hash[:8]}")).absolute())
+    workers = min(workers or sweep.default_workers(), len(folders))
+    with run.in_use():
+        run.open(config.hash)
+        materials = sweep.prepare_inputs(config, run, console, sweep.command_line())
+        with LocalExecutor(workers) as executor:
+            stages = sweep.shared_stages(config, materials)
+            for stage in stages:
+                needed = [j for j in stage if j.kind in ("judge", "reference")]
+                sweep.run_shared(needed, executor, run, console)
+            notes = sweep.judge_notes(run, materials)
+            jobs = [
+                Job(
+                    label, "checkpoint", materials.task,
+                    settings={"checkpoint": str(f), "out": str(run.path / "checkpoints" / label)},
+                )
+                for label, f in zip(labels, folders, strict=True)
+            ]  # fmt: skip
+            sweep.run_shared(jobs, executor, run, console)
+        rows, found = [], {}
+        for label, folder in zip(labels, folders, strict=True):
+            found[label] = read_metrics(run.path / "checkpoints" / label / "metrics.json")
+            rows.append({"checkpoint": str(folder), **metrics.row(found[label])})
+        _write(run, rows)
+    _show(found, console)
+    for note in [*materials.warnings, *notes]:
+        console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)
+    return rows
+
+
+def _labels(folders: Sequence[Path]) -> list[str]:
+    """Short names that tell the folders apart and are safe as folder names."""
+    labels = []
+    for folder in folders:
+        parts = [p for p in folder.parts[-2:] if p not in ("/", "")]
+        labels.append(f"{'_'.join(parts)}-{records.content_hash(str(folder))[:6]}")
+    return labels
+
+
+def _write(run: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
+    import pandas as pd
+
+    with steps.disk_errors(run.results):
+        temporary = run.results.with_suffix(".parquet.tmp")
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+        temporary.replace(run.results)
+
+
+def _show(found: dict[str, list[MetricResult]], console: Console) -> None:
+    """Each checkpoint's main numbers with 95% intervals, then its behaviours."""
+    for label, results in found.items():
+        named = {r.name: r for r in results}
+        console.print(label, markup=False, highlight=False)
+        for name, (title, unit) in SHOWN.items():
+            console.print(f"  {title:10s} {number_text(named[name])} {unit}", highlight=False)
+        for r in results:
+            if r.name.startswith("change_"):
+                behaviour = r.name.removeprefix("change_")
+                console.print(
+                    f"  {behaviour:12s} {number_text(r, sign=True)} points", highlight=False
+                )
+
+
+def number_text(result: MetricResult, *, sign: bool = False) -> str:
+    """``3.1 [2.8, 3.4] (n = 448)``, or why there is none."""
+    if not math.isfinite(result.value):
+        return f"- ({result.reason or 'undefined'})"
+    form = "+.2f" if sign else ".2f"
+    ends = f"[{result.ci_low:{form}}, {result.ci_high:{form}}]"
+    return f"{result.value:{form}} {ends} (n = {result.n})".replace("[nan, nan] ", "")

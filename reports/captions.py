@@ -1,0 +1,66 @@
+"""One line under each heading of the page: what is drawn, its units, n, and how to read it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length
+from prefeval.reports.numbers import fixed
+from prefeval.reports.run import Run
+from prefeval.reports.samples import MAX_CHARACTERS
+from prefeval.reports.verdict import Verdict
+
+
+def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, str]:
+    """The captions by section."""
+    sizes = [size for c in run.checkpoints if (size := c.get("lc_win_rate").n)]
+    n = f"n = {max(sizes)} prompts" if sizes else "n unknown"
+    cut = f" {packed['cut']} texts are cut at {MAX_CHARACTERS} characters." if packed["cut"] else ""
+    return {
+        "frontier": (
+            f"Every checkpoint, 95% intervals, {n}. Large marks: the chosen checkpoint of each β"
+            " (labelled); small: the others, joined in training order. Dotted: Pareto line of the"
+            " point estimates. Up and to the left is better."
+        ),
+        "window": (
+            "Chosen checkpoint of each β in full with 95% intervals, the others faint;"
+            f" {n}. Shaded: usable β. KL on a log axis; retention is the behaviour that lost"
+            " most, in points."
+        ),
+        "dynamics": (
+            "Change of log-probability from the reference on chosen and rejected answers. Lines:"
+            " training batches, averaged over neighbouring steps; marks: held-out pairs. A falling"
+            " Δchosen alone is common; shaded is severe displacement,"
+            f" below {fixed(COLLAPSE, 1)} nats/token{_limit(run)}."
+        ),
+        "length": (
+            "Under the diagonal, a checkpoint wins more than its quality at equal length explains."
+            " Ratios are mean tokens, policy over reference; 95% intervals on chosen checkpoints;"
+            f" {n}."
+        ),
+        "retention": (
+            "Change against the reference in points, same prompts, greedy answers; below it its"
+            " 95% interval and the share that passes. ▼ shown worse by more than"
+            f" {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over"
+            " behaviours, 5%)."
+        ),
+        "checkpoints": (
+            "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not"
+            " training seeds."
+        ),
+        "samples": (
+            f"{packed['shown']:,} of {packed['total']:,} judged or checked completions are"
+            " embedded: from every checkpoint some of each kind below, the rest picked by hash;"
+            f" most from the recommended checkpoint.{cut}"
+        ),
+        "manifest": "What was run, on what, with which versions: enough to run it again.",
+    }
+
+
+def _limit(run: Run) -> str:
+    """The edge of the collapse zone in nats/sequence, at the pairs' mean length."""
+    length = chosen_length(run)
+    if not math.isfinite(length):
+        return ""
+    return f" ({fixed(COLLAPSE * length, 1)} nats/sequence at a mean of {fixed(length, 0)} tokens)"
