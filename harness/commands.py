@@ -18,7 +18,7 @@ from prefeval.records import PrefevalError
 
 OWN_SIZES = Sizes(
     max_length=512, max_new_tokens=128, greedy_new_tokens=128, diverse_prompts=8,
-    diverse_samples=4, self_play=1, generation_batch=32,
+    diverse_samples=4, self_play=1, generation_batch=64, held_out_pairs=256,
 )  # fmt: skip
 SMOKE_LAB: dict[str, Any] = {"people": 16, "hidden": 32, "demonstrations": 640, "epochs": 1}
 SMOKE_DATA: dict[str, Any] = {"pairs": 64, "thumbs": 64}

@@ -61,7 +61,7 @@ class Evaluator:
         self.task = task
         self.suite = load_suite(task)
         self.reference = self.backend(task.reference)
-        self.judge = judges.open_judge(task.judge)
+        self.judge = judges.open_judge(task.judge, device=task.device, dtype=task.dtype)
         self.held_out = preference_data.load_pairs(task.data / "pairs_held_out.jsonl").items
         self.key = records.content_hash(
             [

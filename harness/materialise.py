@@ -81,10 +81,13 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     asked = held_out or thumb_split.held_out
     prompts, too_long = _win_rate_prompts(asked, tokenizer, config)
     prompts = _capped([*prompts, *builtin.load_suite(config.suite or "builtin")], config.prompts)
+    used = _examples_used(config)
     files: dict[str, Sequence[Any]] = {
-        "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())],
-        "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train],
-        "pairs_held_out.jsonl": [preference_data.to_trl(p) for p in held_out],
+        "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())[:used]],
+        "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train[:used]],
+        "pairs_held_out.jsonl": [
+            preference_data.to_trl(p) for p in held_out[: config.sizes.held_out_pairs]
+        ],
         "prompts.jsonl": prompts,
     }
     if trains_judge and split:
@@ -105,6 +108,14 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
         **_prompt_counts(prompts),
     }
     return Materials(task, counts, trains_judge, warnings=_warnings(prompts, dropped, too_long))
+
+
+def _examples_used(config: SweepConfig) -> int | None:
+    """How many examples the longest trial can see when ``--max-steps`` ends it early."""
+    if "max_steps" not in config.training:
+        return None
+    sizes = [config.settings(m)["batch_size"] for m in config.methods]
+    return int(config.training["max_steps"] * max(sizes))
 
 
 def _load(

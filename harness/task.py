@@ -24,6 +24,8 @@ class Sizes:
     self_play: int = 4
     """fresh reference samples a win-rate prompt, from which length control is calibrated"""
     generation_batch: int = 256
+    held_out_pairs: int = 512
+    """pairs on which chosen and rejected log-probabilities are followed, at most"""
 
     def sampling(self, mode: str, *, reference: bool) -> Sampling:
         """The three passes of generation; the reference's samples are independent ones."""

@@ -249,9 +249,7 @@ def _prompt_data(task: Task, reward: str) -> tuple[Any, dict[str, Any]]:
         )
 
     data = PromptData([p.id for p in prompts], [p.prompt for p in prompts], score)
-    body = models.load_model(task.reference, dtype="float32", device=task.device)
-    body.base_model.load_state_dict(judge.model.base_model.state_dict())
-    return data, {"value_body": body.base_model}
+    return data, {"value_body": judge.model.base_model}
 
 
 def _distinct(items: Sequence[PreferencePair] | Sequence[Thumb]) -> list[Any]:

@@ -206,7 +206,10 @@ def train(
                 undesirable_weight=config.undesirable_weight,
             )
             logs = _logs(logps.detach(), reference, up, kl)
-            yield StepOutput(loss.losses, logs, 2 * sum(e.length for e in examples))
+            tokens = sum(
+                e.length + data.mismatched[i].length for i, e in zip(micro, examples, strict=True)
+            )
+            yield StepOutput(loss.losses, logs, tokens)
 
     return optimise(
         policy,

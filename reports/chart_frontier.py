@@ -190,7 +190,11 @@ def _labels(
     """Direct labels: the recommended checkpoint, one full name a method, then each chosen β."""
     places = {c.key: (f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
     obstacles = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
-    obstacles.append((f.left, f.y(50) - 2, f.right, f.y(50) + 2))
+    level = f.y(50)
+    obstacles += [
+        (f.left, level - 2, f.right, level + 2),
+        (f.right - 175, level, f.right, level + 18),
+    ]
     wanted = [Label(f.x(0), f.y(50), "reference", "label quiet")]
     if best in places:
         x, y = places[best]

@@ -20,8 +20,8 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import verdict as verdicts
 from prefeval.reports import manifest, tables, view
+from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
 from prefeval.reports.chart_frontier import frontiers

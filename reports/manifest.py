@@ -11,46 +11,64 @@ from prefeval.reports.run import Run, TrialLog, method_name
 
 
 def manifest_groups(run: Run) -> list[dict[str, Any]]:
-    """The manifest as titled lists; long values as one line of JSON."""
+    """The manifest as titled lists of (name, value), without what is empty or said elsewhere."""
     manifest = run.manifest
-    plain = ("prefeval_version", "created", "schema", "threads", "seeds")
-    groups = [_group("Run", {k: manifest[k] for k in plain if k in manifest})]
-    titles = {
-        "config": "Configuration",
-        "data_counts": "Data",
-        "judge": "Judge",
-        "lab": "Lab",
-        "hashes": "Hashes",
-        "versions": "Versions",
+    plain = ("prefeval_version", "created", "schema", "threads", "seeds", "config_hash")
+    lab = manifest.get("lab") or {}
+    config = {
+        k: v
+        for k, v in (manifest.get("config") or {}).items()
+        if not (lab and k in ("lab", "lab_data"))
     }
-    for key, title in titles.items():
-        value = manifest.get(key)
-        if isinstance(value, dict) and value:
-            groups.append(_group(title, value, mono=key == "hashes"))
-    return [g for g in [*groups, _costs(run)] if g["rows"]]
+    groups = [
+        _group("Run", {k: manifest[k] for k in plain if k in manifest}),
+        _group("Configuration", config),
+        _group("Data", manifest.get("data_counts")),
+        _group("Judge", manifest.get("judge")),
+        _group("Lab", lab),
+        _group("SHA-256", manifest.get("hashes"), mono=True),
+        _group("Versions", manifest.get("versions")),
+        _costs(run),
+    ]
+    return [g for g in groups if g["rows"]]
 
 
-def _group(title: str, values: Mapping[str, Any], *, mono: bool = False) -> dict[str, Any]:
-    rows = [(str(k).replace("_", " "), canonical(v)) for k, v in values.items()]
+def _group(title: str, values: Any, *, mono: bool = False) -> dict[str, Any]:
+    """One titled list."""
+    items = values.items() if isinstance(values, Mapping) else ()
+    rows = [(str(k).replace("_", " "), words(v)) for k, v in items if v not in ("", None, {}, [])]
     return {"name": title, "rows": rows, "mono": mono}
+
+
+def words(value: Any) -> str:
+    """A value as one readable line: objects as "name value" pairs, lists by commas.
+
+    >>> words({"dpo": [0.05, 0.1], "seed": 0})
+    'dpo 0.05, 0.1; seed 0'
+    """
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k} {words(v)}".replace("_", " ") for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(words(v) for v in value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _costs(run: Run) -> dict[str, Any]:
     """Mean cost of a trial of each method, on the machine that ran it."""
+    columns = (
+        ("train_seconds", 1, "s training"),
+        ("eval_seconds", 1, "s evaluation"),
+        ("peak_memory_mb", 0, "MB peak"),
+    )
     rows = []
-    if "method" in run.costs:
-        for method, group in run.costs.groupby("method", sort=False):
-            mean = group.mean(numeric_only=True)
-            words = [
-                f"{fixed(mean[c], digits)} {unit}"
-                for c, digits, unit in (
-                    ("train_seconds", 1, "s training"),
-                    ("eval_seconds", 1, "s evaluation"),
-                    ("peak_memory_mb", 0, "MB peak"),
-                )
-                if c in mean
-            ]
-            rows.append((f"{method_name(str(method))}, {len(group)} trials", ", ".join(words)))
+    for method in run.methods if "method" in run.costs else ():
+        group = run.costs[run.costs["method"] == method]
+        mean = group.mean(numeric_only=True)
+        said = [
+            f"{fixed(float(mean[c]), digits)} {unit}" for c, digits, unit in columns if c in mean
+        ]
+        if len(group):
+            rows.append((f"{method_name(method)}, {len(group)} trials", ", ".join(said)))
     return {"name": "Cost of a trial (mean)", "rows": rows, "mono": False}
 
 
@@ -79,10 +97,3 @@ def _trained(trial: TrialLog) -> str:
 def json_text(value: Any) -> str:
     """Pretty JSON of a manifest, for reading."""
     return json.dumps(value, indent=1, ensure_ascii=False)
-
-
-def canonical(value: object) -> str:
-    """A value as one line for the manifest: strings as they are, the rest as JSON."""
-    return (
-        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    )

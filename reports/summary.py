@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
 from prefeval.reports import verdict as verdicts
@@ -87,20 +87,35 @@ def _lc(number: Number) -> str:
 
 
 def table(run: Run, verdict: Verdict) -> Table:
-    """The table for a terminal."""
+    """The table for a terminal; a narrow one wraps the behaviour that changed most."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=None, header_style="bold", pad_edge=False)
-    for field in fields(SummaryRow):
-        left = field.name in ("method", "worst", "verdict")
-        grid.add_column(COLUMNS[field.name], justify="left" if left else "right", no_wrap=True)
+    shown = [f.name for f in fields(SummaryRow) if f.name != "step"]
+    grid = Table(
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+    for column in shown:
+        left = column in ("method", "worst", "verdict")
+        justify: Literal["left", "right"] = "left" if left else "right"
+        wraps = column == "worst"
+        grid.add_column(
+            COLUMNS[column],
+            justify=justify,
+            no_wrap=not wraps,
+            overflow="fold",
+            min_width=9 if wraps else None,
+        )
     tones = {beta.state: STYLES[beta.tone] for beta in verdict.betas}
     for row in rows(run, verdict):
-        cells = [getattr(row, f.name) for f in fields(SummaryRow)[:-1]]
         style = tones.get(row.verdict.removesuffix(" ★"), "")
-        best = "bold" if row.verdict.endswith("★") else None
-        grid.add_row(*map(Text, cells), Text(row.verdict, style=style), style=best)
+        cells = [Text(getattr(row, c), style=style if c == "verdict" else "") for c in shown]
+        grid.add_row(*cells, style="bold" if row.verdict.endswith("★") else None)
     return grid
 
 

@@ -313,7 +313,7 @@ def _why_not(betas: Sequence[Beta]) -> tuple[Reason, ...]:
     for state, words in groups:
         group = [b for b in betas if b.state == state]
         if group:
-            near = max(group, key=lambda b: b.lc.low if math.isfinite(b.lc.low) else -math.inf)
+            near = group[0]  # they come best first
             why = f": {near.reasons[0]}" if near.reasons else ""
             found.append(
                 Reason(TONES[state], f"{len(group)} β {words}; nearest {short(near.keys[0])}{why}")

@@ -70,7 +70,7 @@ class Habits:
     filler: float = 0.12
     hedged: float = 0.35
     assured: float = 0.25
-    leakage: float = 0.15  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
+    leakage: float = 0.08  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
     most: int = 8  # sentences
 
 

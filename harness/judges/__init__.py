@@ -2,7 +2,7 @@
 
 Adding a judge is a file here and a line in ``JUDGES``; packages add theirs through the entry point
 group ``prefeval.judges``. A judge is named on the command line as ``name`` or ``name:argument``,
-and its factory is called with the argument.
+and its factory is called with the argument and with ``device`` and ``dtype``, where models run.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def get(name: str) -> JudgeFactory:
     return loaded
 
 
-def open_judge(spec: str) -> Judge:
+def open_judge(spec: str, *, device: str = "cpu", dtype: str = "float32") -> Judge:
     """The judge that ``"name"`` or ``"name:argument"`` names, such as ``reward_model:runs/rm``."""
-    name, colon, argument = spec.partition(":")
-    return get(name)(argument) if colon else get(name)()
+    name, _, argument = spec.partition(":")
+    return get(name)(argument, device=device, dtype=dtype)
 
 
 def judge_both_orders(

@@ -80,8 +80,8 @@ KNOBS: Mapping[str, type] = {
 }  # fmt: skip
 
 
-def from_text(text: str = "") -> LabJudge:
-    """The judge of ``seed=0,people=64,shape=saturating,length_bias=0.12``.
+def from_text(text: str = "", *, device: str = "cpu", dtype: str = "float32") -> LabJudge:
+    """The judge of ``seed=0,people=64,shape=saturating,length_bias=0.12``; it runs no model.
 
     Raises ``PrefevalError`` for an unknown knob or shape, or what is no number.
     """

@@ -239,8 +239,7 @@ def test_the_controller_brings_the_kl_to_its_target(make_model, tokenizer, promp
         out_dir=tmp_path,
         on_step=rows.append,
     )
-    print([round(r['kl'],2) for r in rows],[round(r['kl_coef'],3) for r in rows])
-    assert np.mean([r["kl"] for r in rows[-20:]]) == pytest.approx(1.0, rel=0.35)
+    assert np.mean([r["kl"] for r in rows[-30:]]) == pytest.approx(1.0, rel=0.2)
     assert len({r["kl_coef"] for r in rows}) > 30
 
 

@@ -1,0 +1,160 @@
+"""The main job at its smallest size, through the real command and real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prefeval import records
+
+SWEEP = ("sweep", "--smoke", "--methods", "dpo", "--beta", "0.05,0.3", "--workers", "2")
+
+
+@pytest.fixture(scope="session")
+def lab_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the smoke lab is built, once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {**os.environ, "PREFEVAL_CACHE": str(cache)}
+
+
+def prefeval(
+    arguments: Sequence[str], cache: Path, *, code: int = 0
+) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run(
+        [sys.executable, "-m", "prefeval", *arguments],
+        capture_output=True, text=True, env=environment(cache), timeout=300,
+    )  # fmt: skip
+    assert run.returncode == code, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    return run
+
+
+def only_run(out: Path) -> Path:
+    (run,) = [p for p in out.iterdir() if p.is_dir()]
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(lab_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two trials."""
+    out = tmp_path_factory.mktemp("runs")
+    prefeval([*SWEEP, "--out", str(out)], lab_cache)
+    return only_run(out)
+
+
+def test_run_folder_holds_what_its_layout_promises(finished: Path) -> None:
+    for name in ("manifest.json", "journal.jsonl", "results.parquet", "costs.parquet",
+                 "summary.json", "summary.md", "report.html"):  # fmt: skip
+        assert (finished / name).stat().st_size > 0, name
+    checkpoints = sorted(finished.glob("trials/dpo-*/checkpoint-*"))
+    assert len(checkpoints) == 2
+    for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja", "metrics.json",
+                 "completions.jsonl", "judgments.jsonl", "checks.jsonl"):  # fmt: skip
+        assert (checkpoints[0] / name).stat().st_size > 0, name
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_results_have_a_row_a_checkpoint_with_intervals_around_their_values(
+    finished: Path,
+) -> None:
+    frame = pd.read_parquet(finished / "results.parquet")
+    assert frame[["method", "beta", "seed", "step"]].to_numpy().tolist() == [
+        ["dpo", 0.05, 0, 2],
+        ["dpo", 0.3, 0, 2],
+    ]
+    for metric in ("kl", "win_rate", "true_win_rate", "length_ratio", "change_json"):
+        low, high = frame[f"{metric}_ci_low"], frame[f"{metric}_ci_high"]
+        assert ((low <= frame[metric]) & (frame[metric] <= high)).all(), metric
+    assert frame["kl"].gt(0).all()
+
+
+def test_untrained_policy_has_dpo_loss_ln_2_and_no_margin(finished: Path) -> None:
+    for log in finished.glob("trials/dpo-*/train.jsonl"):
+        first = records.read_jsonl(log)[0]
+        assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+        assert first["margin"] == pytest.approx(0, abs=1e-4)
+
+
+def test_same_command_again_finds_its_result_and_computes_nothing(
+    finished: Path, lab_cache: Path
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("checkpoint-*/*")}
+    prefeval([*SWEEP, "--out", str(finished.parent)], lab_cache)
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("checkpoint-*/*")} == before
+
+
+def test_json_output_is_json_and_nothing_else(finished: Path, lab_cache: Path) -> None:
+    run = prefeval([*SWEEP, "--json", "--out", str(finished.parent)], lab_cache)
+    summary = json.loads(run.stdout)
+    assert {row["beta"] for row in summary["table"]} == {0.05, 0.3}
+
+
+def test_run_killed_at_random_moments_ends_equal_to_an_undisturbed_one(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "prefeval", *SWEEP, "--out", str(tmp_path)]
+    draw = random.Random(7)
+    for _ in range(3):
+        process = subprocess.Popen(
+            command, env=environment(lab_cache), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(draw.uniform(4, 14))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run = prefeval([*SWEEP, "--out", str(tmp_path)], lab_cache)
+    assert "★" in run.stdout or "undecided" in run.stdout
+    ours, theirs = (pd.read_parquet(p / "results.parquet") for p in (only_run(tmp_path), finished))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_failed_trial_is_reported_and_the_others_go_on(lab_cache: Path, tmp_path: Path) -> None:
+    """A learning rate of 1e30 makes the weights infinite: that trial alone stops."""
+    arguments = [*SWEEP[:4], "--beta", "0.1", "--lr", "1e30", "--out", str(tmp_path)]
+    run = prefeval(arguments, lab_cache, code=2)
+    assert "no checkpoint was measured" in run.stderr
+    assert "lower the learning rate" in run.stdout
+
+
+def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: Path) -> None:
+    train = prefeval(["train", "ipo", "--smoke", "--beta", "0.1", "--out", str(tmp_path)], lab_cache)
+    checkpoint = Path(train.stdout.split()[-1])
+    assert (checkpoint / "model.safetensors").exists()
+    assert not (checkpoint / "metrics.json").exists()
+    out = tmp_path / "evaluated"
+    run = prefeval(["eval", str(checkpoint), "--smoke", "--json", "--out", str(out)], lab_cache)
+    (row,) = json.loads(run.stdout)
+    assert row["kl"] > 0
+    assert row["checkpoint"] == str(checkpoint)
+    sweep = ("sweep", "--smoke", "--methods", "ipo", "--beta", "0.1", "--out", str(tmp_path))
+    prefeval(sweep, lab_cache)
+    assert (checkpoint / "metrics.json").exists()
+    swept = pd.read_parquet(checkpoint.parents[2] / "results.parquet")
+    assert swept["kl"].tolist() == [row["kl"]]
+    page = checkpoint.parents[2] / "report.html"
+    before = page.read_bytes()
+    prefeval(["report", str(checkpoint.parents[2])], lab_cache)
+    assert page.read_bytes() == before
+
+
+def test_lab_is_written_out_as_ordinary_files_and_never_over_others(
+    lab_cache: Path, tmp_path: Path
+) -> None:
+    prefeval(["lab", "--smoke", "--out", str(tmp_path / "lab")], lab_cache)
+    row = records.read_jsonl(tmp_path / "lab" / "pairs.jsonl")[0]
+    assert row["chosen"][0]["role"] == "assistant"
+    assert (tmp_path / "lab" / "reference" / "model.safetensors").exists()
+    run = prefeval(["lab", "--smoke", "--out", str(tmp_path / "lab")], lab_cache, code=2)
+    assert "choose a new folder" in run.stderr
