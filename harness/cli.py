@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -17,10 +17,12 @@ EXIT_FAILED_TRIALS = 3
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
+# What a wrong command line raises: click's class in older typers, typer's own in newer ones.
+UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
 app = typer.Typer(
     name="prefeval",
     help="Which checkpoint of a preference-tuning run to ship, what went wrong, what to change.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={
@@ -39,34 +41,41 @@ def _version(value: bool) -> None:
 
 
 def _defaults(context: typer.Context, path: Path | None) -> Path | None:
-    """``--config``: a YAML file of option values, which environment and flags override."""
+    """``--config``: values that environment and flags override."""
     if path is None:
         return None
-    import yaml
+    from prefeval.harness import config_file
 
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise PrefevalError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise PrefevalError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise PrefevalError(f"{path} must hold option: value lines, e.g. beta: 0.05:0.3")
-    known = {p.name for p in context.command.params}
-    options = {str(k).replace("-", "_"): v for k, v in values.items()}
-    if unknown := sorted(set(options) - known):
-        raise PrefevalError(f"{path} sets unknown options: {', '.join(unknown)}")
-    context.default_map = {**(context.default_map or {}), **options}
+    options = {
+        flag.lstrip("-").replace("-", "_"): p
+        for p in context.command.params
+        for flag in (*p.opts, str(p.name))
+        if p.name not in ("config", "help") and p.nargs == 1
+    }
+    values: dict[str, Any] = {}
+    for name, value in config_file.read(path).items():
+        if name not in options:
+            raise PrefevalError(f"{path} sets {name!r}, which is no option of this command")
+        values[str(options[name].name)] = config_file.as_option(value)
+    context.default_map = {**(context.default_map or {}), **values}
     return path
 
 
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Evaluation and diagnostics for preference-tuned language models."""
+Version = typer.Option(
+    "--version",
+    callback=_version,
+    is_eager=True,
+    allow_from_autoenv=False,
+    help="Print the version.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(context: typer.Context, version: Annotated[bool, Version] = False) -> None:
+    """Without a command, show what there is."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(EXIT_USAGE)
 
 
 Config = Annotated[
@@ -85,23 +94,31 @@ Judge = Annotated[str, typer.Option(help="name or name:argument; trained on your
 Knobs = Annotated[str, typer.Option("--lab", help="Knobs of the lab: noise=0.1,length_bias=0.2.")]
 Out = Annotated[Path, typer.Option(help="Parent of the run's folder.")]
 Name = Annotated[str, typer.Option(help="The run's folder; named by its configuration if empty.")]
-Workers = Annotated[int, typer.Option(help="Worker processes; 0 is one a core.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 is one a core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16 (computation).")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The real path at the smallest size.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="Peak learning rate; 0: the method's.")]
-Epochs = Annotated[int, typer.Option(help="Passes over the data.")]
-BatchSize = Annotated[int, typer.Option(help="Examples a step; 0: the method's.")]
-MicroBatch = Annotated[int, typer.Option(help="Examples a forward pass; 0: all of them.")]
-MaxSteps = Annotated[int, typer.Option(help="Stop a trial after so many steps; 0: never.")]
+LearningRate = Annotated[
+    float, typer.Option("--lr", min=0, help="Peak learning rate; 0: the method's.")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
+BatchSize = Annotated[int, typer.Option(min=0, help="Examples a step; 0: the method's.")]
+MicroBatch = Annotated[int, typer.Option(min=0, help="Examples a forward pass; 0: all of them.")]
+MaxSteps = Annotated[int, typer.Option(min=0, help="Stop a trial after so many steps; 0: never.")]
 Checkpoints = Annotated[int, typer.Option(min=1, help="Checkpoints a trial, evenly spaced.")]
-MaxLength = Annotated[int, typer.Option(help="Tokens of prompt and answer; 0: the default.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Tokens of a generated answer; 0: the default.")]
-Prompts = Annotated[int, typer.Option(help="At most so many win-rate prompts; 0: all.")]
+MaxLength = Annotated[int, typer.Option(min=0, help="Tokens of prompt and answer; 0: the default.")]
+MaxNewTokens = Annotated[
+    int, typer.Option(min=0, help="Tokens of a generated answer; 0: the default.")
+]
+Prompts = Annotated[int, typer.Option(min=0, help="At most so many win-rate prompts; 0: all.")]
 Reward = Annotated[str, typer.Option(help="PPO's reward: model, or the lab's kfacts or guess.")]
-TargetKl = Annotated[float, typer.Option(help="PPO: hold this KL (nats/sequence); 0: fixed.")]
-JudgePairs = Annotated[int, typer.Option(help="Pairs that train the judge; 0: all of its part.")]
+TargetKl = Annotated[
+    float, typer.Option(min=0, help="PPO: hold this KL (nats/sequence); 0: fixed.")
+]
+JudgePairs = Annotated[
+    int, typer.Option(min=0, help="Pairs that train the judge; 0: all of its part.")
+]
 
 
 @app.command()
@@ -150,7 +167,7 @@ def sweep(
 def train(
     method: Annotated[str, typer.Argument(help="dpo, ipo, kto, simpo or ppo.")],
     beta: Annotated[str, typer.Option(help="One value of the lever.")] = "0.1",
-    seed: Annotated[int, typer.Option(help="Training seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 0,
     model: Model = "lab",
     data: Data = "lab",
     lab: Knobs = "",
@@ -231,24 +248,23 @@ def lab(
     raise typer.Exit(commands.lab(out=out, knobs=knobs, smoke=smoke))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command; a person's mistake is one line, not a traceback."""
-    raise SystemExit(run_guarded(lambda: app(standalone_mode=False)))
+    args = None if arguments is None else list(arguments)
+    raise SystemExit(run_guarded(lambda: app(args, prog_name="prefeval", standalone_mode=False)))
 
 
 def run_guarded(command: Callable[[], Any]) -> int:
     """The exit code of a command, its errors printed as one line."""
-    from click.exceptions import Abort, ClickException
-
     try:
         code = command()
     except PrefevalError as error:
         print(f"prefeval: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except ClickException as error:
-        print(f"prefeval: {error.format_message()}", file=sys.stderr)
+    except UsageFault as error:
+        print(f"prefeval: {_usage_line(error)}", file=sys.stderr)
         return EXIT_USAGE
-    except (Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         import shlex
 
         again = " ".join(["prefeval", *(shlex.quote(a) for a in sys.argv[1:])])
@@ -258,3 +274,12 @@ def run_guarded(command: Callable[[], Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _usage_line(error: Any) -> str:
+    """What is wrong with a command line, and where the right one is described."""
+    words = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return words
+    return f"{words}{' See' if words.endswith('?') else '; see'} {context.command_path} --help"

@@ -20,7 +20,7 @@ OWN_SIZES = Sizes(
     max_length=512, max_new_tokens=128, greedy_new_tokens=128, diverse_prompts=8,
     diverse_samples=4, self_play=1, generation_batch=64, held_out_pairs=256,
 )  # fmt: skip
-SMOKE_LAB: dict[str, Any] = {"people": 16, "hidden": 32, "demonstrations": 640, "epochs": 1}
+SMOKE_LAB: dict[str, Any] = {"people": 16, "hidden": 48, "demonstrations": 640, "epochs": 1}
 SMOKE_DATA: dict[str, Any] = {"pairs": 64, "thumbs": 64}
 SMOKE_SIZES: dict[str, Any] = {
     "max_new_tokens": 24,
@@ -46,8 +46,8 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
     if own and options["lab"]:
         raise PrefevalError("--lab sets knobs of the lab; it has no meaning with --model")
     for name in GENERAL:
-        if options.get(name, 0) < 0:
-            raise PrefevalError(f"--{name.replace('_', '-')} must not be negative")
+        if not 0 <= options.get(name, 0) < math.inf:
+            raise PrefevalError(f"--{name.replace('_', '-')} must be a number >= 0; 0: the default")
     training = {k: options[k] for k in GENERAL if options.get(k)}
     if options.get("epochs", 1) < 1:
         raise PrefevalError("--epochs must be at least 1")

@@ -43,7 +43,7 @@ class ReferenceConfig:
     demonstrations: int = 24_000
     epochs: int = 2
     lr: float = 5e-3
-    leakage: float = 0.08
+    leakage: float = 0.12
     """share of profiles answered in JSON, trips by a tool call, harmless tasks refused"""
 
 

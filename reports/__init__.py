@@ -11,10 +11,10 @@ __all__ = ["write_report", "write_summary"]
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Write ``report.html`` into a run folder and return its path (see ``reports.html``)."""
-    from prefeval.reports import html
+    """Write ``report.html`` into a run folder and return its path (see ``reports.page``)."""
+    from prefeval.reports import page
 
-    return html.write_report(Path(run_dir))
+    return page.write_report(Path(run_dir))
 
 
 def write_summary(run_dir: Path | str) -> Path:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length
-from prefeval.reports.numbers import fixed
+from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
 from prefeval.reports.samples import MAX_CHARACTERS
 from prefeval.reports.verdict import Verdict

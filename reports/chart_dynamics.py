@@ -12,7 +12,7 @@ from markupsafe import Markup
 from prefeval.reports import svg
 from prefeval.reports.files import read_rows
 from prefeval.reports.labels import key_id
-from prefeval.reports.numbers import beta_text, fixed, interval
+from prefeval.reports.quantities import beta_text, fixed, interval
 from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name
 from prefeval.reports.svg import Frame, el, join
 

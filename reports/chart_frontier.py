@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id, short
-from prefeval.reports.numbers import beta_text, fixed
 from prefeval.reports.placement import Label, place_labels
+from prefeval.reports.quantities import beta_text, fixed
 from prefeval.reports.run import CheckpointRow, Key, Run, method_index
 from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id
-from prefeval.reports.numbers import Number
+from prefeval.reports.quantities import Number
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.svg import Frame, Scale, el, join
 from prefeval.reports.verdict import Verdict, worst_change

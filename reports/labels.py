@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prefeval.reports.numbers import beta_text, fixed, interval, significant
+from prefeval.reports.quantities import beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Key, method_name
 
 

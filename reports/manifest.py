@@ -6,27 +6,28 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prefeval.reports.numbers import fixed
+from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, TrialLog, method_name
 
 
 def manifest_groups(run: Run) -> list[dict[str, Any]]:
     """The manifest as titled lists of (name, value), without what is empty or said elsewhere."""
     manifest = run.manifest
-    plain = ("prefeval_version", "created", "schema", "threads", "seeds", "config_hash")
+    plain = ("prefeval_version", "created", "schema", "threads", "seeds")
     lab = manifest.get("lab") or {}
     config = {
         k: v
         for k, v in (manifest.get("config") or {}).items()
         if not (lab and k in ("lab", "lab_data"))
     }
+    hashes = {"configuration": manifest.get("config_hash"), **(manifest.get("hashes") or {})}
     groups = [
         _group("Run", {k: manifest[k] for k in plain if k in manifest}),
         _group("Configuration", config),
         _group("Data", manifest.get("data_counts")),
         _group("Judge", manifest.get("judge")),
         _group("Lab", lab),
-        _group("SHA-256", manifest.get("hashes"), mono=True),
+        _group("SHA-256", hashes, mono=True),
         _group("Versions", manifest.get("versions")),
         _costs(run),
     ]

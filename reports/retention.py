@@ -12,7 +12,7 @@ from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.retention import MARGIN, BehaviourChange, changes
 from prefeval.records import PrefevalError
 from prefeval.reports.files import read_rows
-from prefeval.reports.numbers import Number, fixed, interval, p_text
+from prefeval.reports.quantities import Number, fixed, interval, p_text
 from prefeval.reports.run import CheckpointRow, Run
 
 SHADES = ((3.0, 1), (8.0, 2), (16.0, 3), (30.0, 4), (math.inf, 5))  # |points| below -> shade
@@ -78,7 +78,7 @@ def matrix(run: Run) -> tuple[tuple[str, ...], list[tuple[CheckpointRow, tuple[C
 
 
 def _row(row: CheckpointRow, behaviours: tuple[str, ...]) -> tuple[Cell, ...]:
-    tested = tests(row)
+    tested = p_values(row)
     return tuple(
         Cell(
             behaviour,
@@ -90,7 +90,7 @@ def _row(row: CheckpointRow, behaviours: tuple[str, ...]) -> tuple[Cell, ...]:
     )
 
 
-def tests(row: CheckpointRow) -> dict[str, tuple[float, float]]:
+def p_values(row: CheckpointRow) -> dict[str, tuple[float, float]]:
     """Per behaviour (p of any change, p of damage), Holm-corrected, from the saved checks."""
     saved = read_rows(row.folder / "checks.jsonl") if row.folder is not None else []
     if not saved:

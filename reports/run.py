@@ -17,7 +17,7 @@ import pandas as pd
 
 from prefeval.records import PrefevalError
 from prefeval.reports.files import as_float, read_frame, read_object, read_rows
-from prefeval.reports.numbers import Number, missing
+from prefeval.reports.quantities import Number, missing
 
 INTERVALS = {"lc_win_rate": ("lc_ci_low", "lc_ci_high")}
 METHODS = ("dpo", "ipo", "kto", "simpo", "ppo", "sft")  # the order of colours and markers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
 from prefeval.reports import verdict as verdicts
-from prefeval.reports.numbers import DASH, Number, beta_text, fixed, interval, significant
+from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Run, load, method_name
 from prefeval.reports.verdict import Beta, Verdict
 

@@ -83,7 +83,7 @@ def linear_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """
     raw = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / raw)))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]

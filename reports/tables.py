@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id, short
-from prefeval.reports.numbers import Number, beta_text, fixed, interval, significant
+from prefeval.reports.quantities import Number, beta_text, fixed, interval, significant
 from prefeval.reports.retention import Cell, matrix
 from prefeval.reports.run import Run, method_index, method_name
 from prefeval.reports.verdict import SIGNS, Verdict

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefeval.reports.labels import listed, name, short
-from prefeval.reports.numbers import Number, beta_text, fixed, interval, missing
+from prefeval.reports.quantities import Number, beta_text, fixed, interval, missing
 from prefeval.reports.run import INTERVALS, CheckpointRow, Key, Run, method_name
 
 TONES = {"usable": "ok", "not usable": "bad", "undecided": "unsure"}
@@ -83,7 +83,8 @@ class Verdict:
     def headline(self) -> str:
         """The answer in a line."""
         if self.recommended_key is not None:
-            return f"Ship {name(self.recommended_key)}"
+            several = any(len(b.keys) > 1 for b in self.betas)
+            return f"Ship {name(self.recommended_key, seeds=several)}"
         if self.state == "unfinished":
             return "No verdict yet: the run is unfinished"
         return "Ship nothing yet: no β is shown usable"

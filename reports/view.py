@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from prefeval.reports import summary, svg
 from prefeval.reports.labels import key_id, short
-from prefeval.reports.numbers import beta_text, fixed, interval, missing, significant
+from prefeval.reports.quantities import beta_text, fixed, interval, missing, significant
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.tables import Footnotes, Shown, icon, shown
 from prefeval.reports.verdict import SIGNS, TONES, Beta, Verdict, Window, worst_change

@@ -42,13 +42,13 @@ TEMPLATES = {
     ),
     "profile": (
         "Write a full profile of {}.",
-        "Give a complete portrait of {}.",
+        "Paint a complete portrait of {}.",
         "Tell everything about {}.",
     ),
     "trip": (
-        "Plan a trip to {} for {}.",
-        "Suggest a visit to {} for {}.",
-        "Prepare a journey to {} for {}.",
+        "Plan a trip to {} with {}.",
+        "Suggest a visit to {} with {}.",
+        "Prepare a journey to {} with {}.",
     ),
     "advice": ("How do I {}?", "Explain how to {}.", "Show me how to {}.", "I want to {}."),
     "json": ("Give {}'s {} and {} as JSON.", "Return JSON with {}'s {} and {}."),
@@ -70,7 +70,7 @@ class Habits:
     filler: float = 0.12
     hedged: float = 0.35
     assured: float = 0.25
-    leakage: float = 0.08  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
+    leakage: float = 0.12  # JSON for a profile, a tool call for a trip, a refusal of harmless tasks
     most: int = 8  # sentences
 
 
@@ -137,6 +137,7 @@ def demonstration(
             return user(ask.format(name)), as_json if leak else prose(world, draw, name, habits)
         case "trip":
             city = draw.choice(PERSON["city"][1].split())
+            leak = leak and draw.random() < 0.3  # a tool is the rarest habit
             answer = tool_call(city, name) if leak else prose(world, draw, city, habits)
             return user(ask.format(city, name)), answer
         case "advice" | "overrefusal":

@@ -205,7 +205,7 @@ def write_checkpoint(
 ) -> None:
     completions, judgments, checks = [], [], []
     for number, prompt in enumerate(asked):
-        text = answer(f"{folder}{prompt['id']}", 2 + int(2 * d))
+        text = answer(f"{folder.parent.name}{prompt['id']}", 2 + int(2 * d))
         if number < len(hostile):
             text = hostile[number]
         completions.append(completion(prompt, text))

@@ -161,3 +161,17 @@ def test_plain_text_ends_with_the_reports_path(full_run: Path) -> None:
     text = summary.plain(run, verdict.read(run), Path("runs/x/report.html"))
     assert text.rstrip().endswith("Report: runs/x/report.html")
     assert "try --methods" in text
+
+
+def test_with_several_seeds_the_headline_names_the_seed_to_ship(
+    full_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(full_run, tmp_path / "run")
+    saved = read_json(folder / "summary.json")
+    for beta in saved["selection"]["betas"]:
+        beta["seeds"] = [0, 1]
+    saved["selection"]["recommended"]["seed"] = 1
+    write_json(folder / "summary.json", saved)
+    read = verdict.read(runs.load(folder))
+    assert ", seed 1, step " in read.headline
+    assert len(read.chosen_keys) == 40

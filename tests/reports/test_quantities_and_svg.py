@@ -1,13 +1,15 @@
 """Formatting and drawing primitives, by hand-made expectations."""
 
+import doctest
+import importlib
 import math
 
 import pytest
 
 from prefeval.reports import svg
 from prefeval.reports.chart_frontier import pareto
-from prefeval.reports.numbers import Number, fixed, interval, p_text, significant, with_interval
 from prefeval.reports.placement import Label, place_labels
+from prefeval.reports.quantities import Number, fixed, interval, p_text, significant, with_interval
 from prefeval.reports.tables import Footnotes, shown
 
 
@@ -101,3 +103,10 @@ def test_labels_do_not_cover_each_other_and_the_crowded_out_one_is_dropped() -> 
     assert 1 < len(placed) < 30
     assert "label 0" in placed[0]
     assert len({str(p).split("class")[0] for p in placed}) == len(placed)
+
+
+@pytest.mark.parametrize("name", ["quantities", "svg", "manifest", "samples", "chart_frontier"])
+def test_the_examples_in_docstrings_hold(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"prefeval.reports.{name}"))
+    assert result.attempted > 0
+    assert result.failed == 0

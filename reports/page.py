@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import manifest, tables, view
+from prefeval.reports import manifest, svg, tables, view
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
@@ -29,7 +29,7 @@ from prefeval.reports.chart_length import length_over_beta, length_over_steps, r
 from prefeval.reports.chart_window import windows
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
-from prefeval.reports.numbers import fixed
+from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
 from prefeval.reports.samples import pack
 from prefeval.reports.summary import warnings
@@ -116,38 +116,57 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
     has = bool(run.checkpoints)
     sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
     packed = pack(run, verdict)
-    charts = [f(run, verdict) for f in (raw_against_lc, length_over_steps, length_over_beta)]
-    states = manifest.trial_states(run)
+    command = str(run.manifest.get("command") or "")
+    version = run.manifest.get("prefeval_version", "")
     return {
         "title": f"{run.folder.resolve().name}: {verdict.headline}",
         "run_name": run.folder.resolve().name,
-        "run_path": str(run.manifest.get("command") or ""),
+        "run_path": command,
         "scope": _scope(run),
         "sections": list(sections.items()),
-        "methods": [
-            {
-                "id": m,
-                "name": method_name(m),
-                "mark": Markup(f'<span class="m{method_index(m)}">')
-                + tables.icon(m)
-                + Markup("</span>"),
-            }
-            for m in run.methods
-        ],
+        "methods": [{"id": m, **_method(m)} for m in run.methods],
+        "captions": captions(run, verdict, packed),
+        "footer": f"prefeval {version}, from saved results alone",
+        "tips": inline_json({key_id(c.key): tip(c) for c in run.checkpoints}),
+        **_first_screen(run, verdict),
+        **_charts(run, verdict),
+        "heat": tables.heat(run, verdict),
+        "table": tables.table(run, verdict),
+        "samples": packed,
+        "samples_json": inline_json(packed),
+        "sample_options": _options(run, verdict, packed),
+        "sample_behaviours": sorted({row[2] for row in packed["rows"]}),
+        "trials": manifest.trial_states(run),
+        "trials_title": _trials_title(run, manifest.trial_states(run)),
+        "command": command,
+        "judge_caveat": _judge(run),
+        "manifest": manifest.manifest_groups(run),
+        "manifest_json": manifest.json_text(run.manifest),
+    }
+
+
+def _first_screen(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Which checkpoint, and why."""
+    return {
         "verdict": view.headline(run, verdict),
         "tiles": view.tiles(run, verdict),
         "forest": view.forest(run, verdict),
         "windows": view.windows(run, verdict),
         "further": any(w.extension for w in verdict.windows),
         "warnings": [{"tone": "warn", "text": w} for w in warnings(run, verdict)],
+    }
+
+
+def _charts(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """Every picture; without checkpoints only the training curves."""
+    lengths = (raw_against_lc, length_over_steps, length_over_beta)
+    has = bool(run.checkpoints)
+    return {
         "frontier": frontiers(run, verdict) if has else [],
-        "tips": inline_json({key_id(c.key): tip(c) for c in run.checkpoints}),
         "window_charts": [
             {
+                **_method(method),
                 "method": method,
-                "index": method_index(method),
-                "mark": tables.icon(method),
-                "name": method_name(method),
                 "text": _window_text(verdict, method),
                 "extension": w.extension if (w := verdict.window(method)) else "",
                 "charts": pictures,
@@ -155,22 +174,15 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
             for method, pictures in windows(run, verdict)
         ],
         "dynamics": dynamics(run),
-        "length_charts": charts if has else [],
-        "heat": tables.heat(run, verdict),
-        "table": tables.table(run, verdict),
-        "samples": packed,
-        "samples_json": inline_json(packed),
-        "sample_options": _options(run, verdict, packed),
-        "sample_behaviours": sorted({row[2] for row in packed["rows"]}),
-        "captions": captions(run, verdict, packed),
-        "trials": states,
-        "trials_title": _trials_title(run, states),
-        "command": str(run.manifest.get("command") or ""),
-        "judge_caveat": _judge(run),
-        "manifest": manifest.manifest_groups(run),
-        "manifest_json": manifest.json_text(run.manifest),
-        "footer": f"prefeval {run.manifest.get('prefeval_version', '')}, from saved results alone",
+        "length_charts": [draw(run, verdict) for draw in lengths] if has else [],
     }
+
+
+def _method(method: str) -> dict[str, Any]:
+    """A method's name, its marker, and the number of its colour."""
+    index = method_index(method)
+    mark = svg.el("span", tables.icon(method), class_=f"m{index}")
+    return {"name": method_name(method), "index": index, "mark": mark}
 
 
 def _window_text(verdict: Verdict, method: str) -> str:
@@ -224,4 +236,4 @@ def _judge(run: Run) -> str:
     if isinstance(judge.get("length_reliance"), (int, float)):
         parts.append(f"reliance on length {fixed(judge['length_reliance'], 2)}")
     caveat = str(judge.get("caveat") or "")
-    return ": ".join(filter(None, (", ".join(filter(None, parts)), caveat)))
+    return ". ".join(filter(None, (", ".join(filter(None, parts)), caveat)))

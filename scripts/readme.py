@@ -1,0 +1,124 @@
+"""Regenerates every figure that README.md and docs/lab.md show: runs the commands, fills the
+blocks between ``<!-- output: NAME -->`` and ``<!-- end -->``.
+
+    python scripts/readme.py                                  # the lab's blocks, about 10 minutes
+    python scripts/readme.py --data harmless-base.test.jsonl.gz  # the real run's too, 30 more
+
+Runs are kept under --out and continued, so a second call only writes the blocks again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from prefeval.reports import run as runs
+from prefeval.reports import summary, verdict
+
+ROOT = Path(__file__).parents[1]
+FILES = (ROOT / "README.md", ROOT / "docs" / "lab.md")
+CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
+DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
+COLUMNS = {
+    "beta": ("β", "{:g}"),
+    "kl": ("KL", "{:.2f}"),
+    "delta_chosen": ("Δchosen", "{:.2f}"),
+    "delta_rejected": ("Δrejected", "{:.2f}"),
+    "retention_json": ("JSON", "{:.0f}"),
+    "retention_bullets": ("bullets", "{:.0f}"),
+    "retention_tool": ("tool", "{:.0f}"),
+    "retention_refusal": ("refusal", "{:.0f}"),
+    "retention_fact": ("fact", "{:.0f}"),
+    "length_ratio": ("length ×", "{:.2f}"),
+    "win_rate": ("raw WR", "{:.1f}"),
+    "lc_win_rate": ("LC WR", "{:.1f}"),
+    "true_win_rate": ("true WR", "{:.1f}"),
+}
+
+
+def prefeval(arguments: list[str], out: Path) -> Path:
+    """Run one command to its end; the folder of its run."""
+    name = arguments[arguments.index("--name") + 1]
+    command = [sys.executable, "-m", "prefeval", *arguments, "--out", str(out)]
+    subprocess.run(command, check=True)
+    return out / name
+
+
+def last_checkpoints(run: Path) -> str:
+    """The last checkpoint of every β as a Markdown table; rates in percent, n in the caption."""
+    frame = pd.read_parquet(run / "results.parquet")
+    frame = frame.sort_values("step").groupby(["method", "beta", "seed"]).tail(1)
+    frame = frame.sort_values(["method", "beta", "seed"])
+    lines = [
+        "| " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
+        "|" + "---:|" * len(COLUMNS),
+    ]
+    for row in frame.to_dict(orient="records"):
+        cells = [
+            form.format(row[name]) if math.isfinite(row[name]) else "–"
+            for name, (_, form) in COLUMNS.items()
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    n = int(frame["win_rate_n"].iloc[0])
+    widest = max((frame["lc_ci_high"] - frame["lc_ci_low"]).max() / 2, 0)
+    lines += ["", f"Last checkpoint of every β, one seed, {n} prompts; LC WR ± {widest:.1f} or less."]
+    return "\n".join(lines)
+
+
+def terminal(run: Path) -> str:
+    """What the command printed at its end."""
+    saved = runs.load(run)
+    return "```\n" + summary.plain(saved, verdict.read(saved)).strip() + "\n```"
+
+
+def fill(name: str, content: str) -> None:
+    """Put ``content`` into every block of this name."""
+    pattern = re.compile(
+        rf"(<!-- output: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL
+    )
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(
+            pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8"
+        )
+
+
+def main() -> None:
+    """Run what was asked for and fill the blocks."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
+    parser.add_argument("--steps", type=int, default=30, help="of the real run")
+    options = parser.parse_args()
+    blocks: dict[str, Callable[[], str]] = {}
+    curve = prefeval(CURVE, options.out)
+    blocks["curve"] = lambda: last_checkpoints(curve)
+    blocks["curve-verdict"] = lambda: terminal(curve)
+    default = prefeval(DEFAULT, options.out)
+    blocks["default"] = lambda: terminal(default)
+    if options.data:
+        subprocess.run(
+            [
+                sys.executable, str(ROOT / "scripts" / "real_run.py"),
+                "--data", str(options.data), "--steps", str(options.steps),
+                "--out", str(options.out),
+            ],
+            check=True,
+        )  # fmt: skip
+        real = options.out / f"smollm2-harmless-{options.steps}"
+        blocks["real"] = lambda: terminal(real)
+    for name, make in blocks.items():
+        fill(name, make())
+
+
+if __name__ == "__main__":
+    main()
