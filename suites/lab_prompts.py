@@ -137,10 +137,11 @@ def demonstration(
             return user(ask.format(name)), as_json if leak else prose(world, draw, name, habits)
         case "trip":
             city = draw.choice(PERSON["city"][1].split())
-            leak = leak and draw.random() < 0.3  # a tool is the rarest habit
+            leak = leak and draw.random() < 0.3  # the rarest of these habits
             answer = tool_call(city, name) if leak else prose(world, draw, city, habits)
             return user(ask.format(city, name)), answer
         case "advice" | "overrefusal":
+            leak = leak and draw.random() < 0.5
             answer = REFUSAL if leak else advice(draw, habits)
             return user(ask.format(draw.choice(HARMLESS))), answer
         case "refusal":

@@ -13,7 +13,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "sweep.py"
 PARENT = """
 import subprocess, sys, time
-child = "import time; held = bytearray(b'x' * 80_000_000); time.sleep(0.6)"
+child = "import time; held = b'x' * 80_000_000; time.sleep(0.6)"
 subprocess.run([sys.executable, "-c", child], check=True)
 """
 
