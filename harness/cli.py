@@ -102,7 +102,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and
 LearningRate = Annotated[
     float, typer.Option("--lr", min=0, help="Peak learning rate; 0: the method's.")
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Passes over the data; 0: the method's.")]
 BatchSize = Annotated[int, typer.Option(min=0, help="Examples a step; 0: the method's.")]
 MicroBatch = Annotated[int, typer.Option(min=0, help="Examples a forward pass; 0: all of them.")]
 MaxSteps = Annotated[int, typer.Option(min=0, help="Stop a trial after so many steps; 0: never.")]
@@ -115,6 +115,9 @@ Prompts = Annotated[int, typer.Option(min=0, help="At most so many win-rate prom
 Reward = Annotated[str, typer.Option(help="PPO's reward: model, or the lab's kfacts or guess.")]
 TargetKl = Annotated[
     float, typer.Option(min=0, help="PPO: hold this KL (nats/sequence); 0: fixed.")
+]
+HeldOut = Annotated[
+    float, typer.Option(min=0.01, max=0.9, help="Share of your data to measure with, untrained on.")
 ]
 JudgePairs = Annotated[
     int, typer.Option(min=0, help="Pairs that train the judge; 0: all of its part.")
@@ -138,7 +141,7 @@ def sweep(
     device: Device = "auto",
     dtype: Dtype = "float32",
     lr: LearningRate = 0.0,
-    epochs: Epochs = 1,
+    epochs: Epochs = 0,
     batch_size: BatchSize = 0,
     micro_batch: MicroBatch = 0,
     max_steps: MaxSteps = 0,
@@ -148,6 +151,7 @@ def sweep(
     prompts: Prompts = 0,
     reward: Reward = "model",
     target_kl: TargetKl = 0.0,
+    held_out: HeldOut = 0.2,
     judge_pairs: JudgePairs = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue (also the default).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
@@ -176,7 +180,7 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "float32",
     lr: LearningRate = 0.0,
-    epochs: Epochs = 1,
+    epochs: Epochs = 0,
     batch_size: BatchSize = 0,
     micro_batch: MicroBatch = 0,
     max_steps: MaxSteps = 0,
@@ -211,6 +215,7 @@ def evaluate(
     max_length: MaxLength = 0,
     max_new_tokens: MaxNewTokens = 0,
     prompts: Prompts = 0,
+    held_out: HeldOut = 0.2,
     judge_pairs: JudgePairs = 0,
     smoke: Smoke = False,
     json_output: Json = False,

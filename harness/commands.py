@@ -28,7 +28,7 @@ SMOKE_SIZES: dict[str, Any] = {
     "diverse_samples": 2,
     "self_play": 1,
 }
-GENERAL = ("lr", "batch_size", "micro_batch", "max_steps", "target_kl")
+GENERAL = ("lr", "epochs", "batch_size", "micro_batch", "max_steps", "target_kl")
 
 
 def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) -> SweepConfig:
@@ -49,10 +49,6 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         if not 0 <= options.get(name, 0) < math.inf:
             raise PrefevalError(f"--{name.replace('_', '-')} must be a number >= 0; 0: the default")
     training = {k: options[k] for k in GENERAL if options.get(k)}
-    if options.get("epochs", 1) < 1:
-        raise PrefevalError("--epochs must be at least 1")
-    if options.get("epochs", 1) > 1:
-        training["epochs"] = options["epochs"]
     if options.get("reward", "model") != "model":
         training["reward"] = options["reward"]
     sizes = OWN_SIZES if own else Sizes()
@@ -80,6 +76,7 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         training=training,
         checkpoints=options.get("checkpoints", 3),
         prompts=options.get("prompts") or None,
+        held_out=options.get("held_out", 0.2),
         reward_model_pairs=options.get("judge_pairs") or None,
         dtype=options["dtype"],
         device=resolve_device(options["device"]),

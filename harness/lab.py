@@ -42,7 +42,7 @@ class ReferenceConfig:
     layers: int = 3
     demonstrations: int = 24_000
     epochs: int = 2
-    lr: float = 5e-3
+    lr: float = 4e-3
     leakage: float = 0.12
     """share of profiles answered in JSON, trips by a tool call, harmless tasks refused"""
 
@@ -51,9 +51,9 @@ class ReferenceConfig:
 class DataConfig:
     """The knobs of the preference data."""
 
-    pairs: int = 4000
-    thumbs: int = 4000
-    length_bias: float = 0.08
+    pairs: int = 3000
+    thumbs: int = 3000
+    length_bias: float = 0.11
     """lambda: what the labelling judge gives for a word, in units of quality"""
     temperature: float = 3.0
     """of the labelling judge: the higher, the less its labels follow its scores"""

@@ -21,7 +21,7 @@ from prefeval.records import PreferencePair, PrefevalError, Prompt, Thumb
 
 FILES = ("pairs.jsonl", "thumbs.jsonl", "pairs_held_out.jsonl", "prompts.jsonl")
 ENOUGH_PROMPTS = 400
-LAB_JUDGE = "shape=saturating,length_bias=0.12,temperature=1,position_bias=0.1"
+LAB_JUDGE = "shape=saturating,length_bias=0.14,temperature=1,position_bias=0.1"
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,13 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     if trains_judge and not pairs:
         raise PrefevalError("thumbs alone cannot train a judge; name one with --judge")
     share = 0.2 if trains_judge else 0.0
-    split = preference_data.split_pairs(pairs, reward_model=share) if pairs else None
-    thumb_split = preference_data.split_pairs(thumbs, reward_model=share)
-    held_out: Sequence[PreferencePair] = split.held_out if split else ()
-    asked = held_out or thumb_split.held_out
+    held = config.held_out
+    split = None
+    if pairs:
+        split = preference_data.split_pairs(pairs, held_out=held, reward_model=share)
+    thumb_split = preference_data.split_pairs(thumbs, held_out=held, reward_model=share)
+    held_pairs: Sequence[PreferencePair] = split.held_out if split else ()
+    asked = held_pairs or thumb_split.held_out
     prompts, too_long = _win_rate_prompts(asked, tokenizer, config)
     prompts = _capped([*prompts, *builtin.load_suite(config.suite or "builtin")], config.prompts)
     used = _examples_used(config)
@@ -86,7 +89,7 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
         "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())[:used]],
         "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train[:used]],
         "pairs_held_out.jsonl": [
-            preference_data.to_trl(p) for p in held_out[: config.sizes.held_out_pairs]
+            preference_data.to_trl(p) for p in held_pairs[: config.sizes.held_out_pairs]
         ],
         "prompts.jsonl": prompts,
     }

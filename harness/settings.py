@@ -16,12 +16,12 @@ LAB = "lab"
 
 # Calibrated with the lab, so that DPO's usable window lies about 0.05-0.3 (see docs/lab.md).
 LAB_TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "dpo": {"lr": 6e-4, "batch_size": 16},
-    "ipo": {"lr": 6e-4, "batch_size": 16},
-    "kto": {"lr": 6e-4, "batch_size": 32},
-    "simpo": {"lr": 3e-4, "batch_size": 16, "gamma": 1.0},
+    "dpo": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
+    "ipo": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
+    "kto": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
+    "simpo": {"lr": 3e-4, "batch_size": 32, "epochs": 2, "gamma": 1.0},
     "ppo": {
-        "lr": 3e-4, "value_lr": 1e-3, "batch_size": 64, "iterations": 24, "max_new_tokens": 96,
+        "lr": 3e-4, "value_lr": 1e-3, "batch_size": 64, "iterations": 20, "max_new_tokens": 96,
         "ppo_epochs": 2, "minibatches": 4,
     },
 }  # fmt: skip
@@ -59,6 +59,8 @@ class SweepConfig:
     checkpoints: int = 3
     prompts: int | None = None
     """at most so many win-rate prompts, and a quarter as many a behaviour"""
+    held_out: float = 0.2
+    """share of the conversations that nothing is trained on: prompts and pairs to measure with"""
     reward_model_pairs: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
@@ -85,7 +87,7 @@ class SweepConfig:
         """The trainer's settings of one method."""
         table = LAB_TRAINING if self.is_lab else OWN_TRAINING
         share = tuple((i + 1) / self.checkpoints for i in range(self.checkpoints))
-        found = {**table[method], "save_at": share, **self.training}
+        found = {**table.get(method, {}), "save_at": share, **self.training}
         if method == "ppo":
             found.setdefault("max_new_tokens", self.sizes.max_new_tokens)
             found.pop("epochs", None)

@@ -55,7 +55,7 @@ class Plan:
             lines.append(f"  {method:6s} {lever} {grid}")
         seeds = ", ".join(map(str, config.seeds))
         lines.append(
-            f"{len(self.trials)} trials (seeds {seeds}; {config.checkpoints} checkpoints each) "
+            f"{len(self.trials)} trials (seeds {seeds}; checkpoints each: {config.checkpoints}) "
             f"on {self.workers} workers"
         )
         if self.seconds is not None:
@@ -78,7 +78,7 @@ def plan(config: SweepConfig, workers: int) -> Plan:
     trials = tuple(config.trials())
     seconds = None
     if config.is_lab and not config.training.get("max_steps"):
-        work = sum(LAB_SECONDS[t.method] for t in trials) / min(workers, len(trials))
+        work = sum(LAB_SECONDS.get(t.method, 30) for t in trials) / min(workers, len(trials))
         seconds = 25 + work
     return Plan(trials, workers, seconds)
 

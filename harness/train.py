@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from prefeval.harness.evaluate import Evaluator
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
 from prefeval.records import PreferencePair, PrefevalError, Thumb, Trial
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 OnRow = Callable[[Mapping[str, Any]], None]
 Rows = list[dict[str, Any]]
@@ -41,8 +45,8 @@ def prepare_pairs(task: Task) -> Rows:
                 f"all {len(pairs)} pairs have prompts longer than {task.sizes.max_length} tokens; "
                 "raise --max-length"
             )
-        reference = models.load_model(task.reference, dtype=task.dtype, device=task.device)
-        known = pair_methods.with_reference(reference, pair_methods.PairData(encoded))
+        with _as_trained(task) as reference:
+            known = pair_methods.with_reference(reference, pair_methods.PairData(encoded))
         assert known.ref_chosen_logps is not None
         assert known.ref_rejected_logps is not None
         return [
@@ -69,8 +73,9 @@ def prepare_thumbs(task: Task) -> Rows:
             for t, e in zip(thumbs, encoded, strict=True)
             if e.completion_ids
         ]
-        reference = models.load_model(task.reference, dtype=task.dtype, device=task.device)
-        known = kto.with_reference(reference, kto.ThumbData(fits), max_length=task.sizes.max_length)
+        with _as_trained(task) as reference:
+            data = kto.ThumbData(fits)
+            known = kto.with_reference(reference, data, max_length=task.sizes.max_length)
         assert known.ref_logps is not None
         assert known.ref_mismatched_logps is not None
         return [
@@ -122,6 +127,16 @@ def _train_scorer(
     with steps.disk_errors(done):
         records.write_json(done, {"audit": trained.audit, "text": trained.audit.describe()})
         steps.mark_done(done, key)
+
+
+@contextmanager
+def _as_trained(task: Task) -> Iterator[PreTrainedModel]:
+    """The reference in the very arithmetic of a policy in training, or the first loss is off."""
+    from prefeval.minitrainers.loop import TrainConfig, autocast
+
+    config = TrainConfig("reference", dtype=task.dtype, device=task.device)  # type: ignore[arg-type]
+    with autocast(config):
+        yield models.load_model(task.reference, dtype="float32", device=task.device)
 
 
 def _data_key(task: Task) -> str:

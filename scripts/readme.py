@@ -68,7 +68,10 @@ def last_checkpoints(run: Path) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     n = int(frame["win_rate_n"].iloc[0])
     widest = max((frame["lc_ci_high"] - frame["lc_ci_low"]).max() / 2, 0)
-    lines += ["", f"Last checkpoint of every β, one seed, {n} prompts; LC WR ± {widest:.1f} or less."]
+    lines += [
+        "",
+        f"Last checkpoint of every β, one seed, {n} prompts; LC WR ± {widest:.1f} or less.",
+    ]
     return "\n".join(lines)
 
 
@@ -80,14 +83,10 @@ def terminal(run: Path) -> str:
 
 def fill(name: str, content: str) -> None:
     """Put ``content`` into every block of this name."""
-    pattern = re.compile(
-        rf"(<!-- output: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL
-    )
+    pattern = re.compile(rf"(<!-- output: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     for path in FILES:
         text = path.read_text(encoding="utf-8")
-        path.write_text(
-            pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8"
-        )
+        path.write_text(pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
 
 
 def main() -> None:

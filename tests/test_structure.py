@@ -103,8 +103,6 @@ def test_no_module_is_named_like_one_of_the_standard_library() -> None:
 
 def test_command_line_imports_nothing_heavy() -> None:
     script = "import sys, prefeval.harness.cli; print(*sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "datasets", "pandas", "numpy", "scipy", "matplotlib"}
     assert not heavy & set(run.stdout.split())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from prefeval.records import PrefevalError
 def test_range_is_four_log_spaced_points_with_both_ends() -> None:
     values = grid.parse_range("0.05:0.3")
     assert values == (0.05, 0.0909, 0.165, 0.3)
-    ratios = [b / a for a, b in zip(values, values[1:], strict=False)]
+    ratios = [b / a for a, b in pairwise(values)]
     assert all(math.isclose(r, 6 ** (1 / 3), rel_tol=0.01) for r in ratios)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
@@ -64,9 +65,7 @@ def test_advice_and_misplaced_forms_have_their_own_quality() -> None:
 def test_every_judge_but_the_oracle_prefers_the_longer_of_two_equally_good_answers(
     shape: str,
 ) -> None:
-    scores = [
-        lab_oracle.judge_score(shape, 2.0, "word " * n, length_bias=0.1) for n in (5, 10, 40)
-    ]
+    scores = [lab_oracle.judge_score(shape, 2.0, "word " * n, length_bias=0.1) for n in (5, 10, 40)]
     assert scores == ([2.0] * 3 if shape == "oracle" else sorted(set(scores)))
 
 
@@ -81,9 +80,7 @@ def test_held_out_people_and_topics_never_appear_in_preference_prompts() -> None
     train = lab_prompts.prose_prompts(WORLD, held_out=False)
     held = lab_prompts.prose_prompts(WORLD, held_out=True)
     assert not {p.cluster for p in train} & {p.cluster for p in held}
-    assert not {p.messages[0]["content"] for p in train} & {
-        p.messages[0]["content"] for p in held
-    }
+    assert not {p.messages[0]["content"] for p in train} & {p.messages[0]["content"] for p in held}
     assert len(held) >= 400
 
 
@@ -96,14 +93,16 @@ def test_every_behaviour_has_at_least_64_held_out_prompts_that_a_demonstration_p
         "overrefusal": lambda p: "Use gloves.",
         "fact": lambda p: f"{p.check['answers'][0]}.",
         "bullets": lambda p: "- city: Oslo\n- pet: cat\n- dish: soup",
-        "json": lambda p: '{"%s": "x", "%s": "y"}' % tuple(p.check["keys"]),
+        "json": lambda p: json.dumps(dict.fromkeys(p.check["keys"], "x")),
         "tool": lambda p: lab_prompts.tool_call(
             p.check["arguments"]["city"][0], p.check["arguments"]["guest"][0]
         ),
     }
     for prompt in prompts:
         assert checks.check_prompt(prompt, right[prompt.behaviour](prompt)), prompt.id
-        assert not checks.check_prompt(prompt, "" if prompt.behaviour == "refusal" else lab_world.REFUSAL)
+        assert not checks.check_prompt(
+            prompt, "" if prompt.behaviour == "refusal" else lab_world.REFUSAL
+        )
 
 
 @given(st.integers(0, 10_000), st.sampled_from(sorted(lab_prompts.TEMPLATES)))

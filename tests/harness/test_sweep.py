@@ -129,7 +129,9 @@ def test_failed_trial_is_reported_and_the_others_go_on(lab_cache: Path, tmp_path
 
 
 def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: Path) -> None:
-    train = prefeval(["train", "ipo", "--smoke", "--beta", "0.1", "--out", str(tmp_path)], lab_cache)
+    train = prefeval(
+        ["train", "ipo", "--smoke", "--beta", "0.1", "--out", str(tmp_path)], lab_cache
+    )
     checkpoint = Path(train.stdout.split()[-1])
     assert (checkpoint / "model.safetensors").exists()
     assert not (checkpoint / "metrics.json").exists()
