@@ -106,7 +106,10 @@ Epochs = Annotated[int, typer.Option(min=0, help="Passes over the data; 0: the m
 BatchSize = Annotated[int, typer.Option(min=0, help="Examples a step; 0: the method's.")]
 MicroBatch = Annotated[int, typer.Option(min=0, help="Examples a forward pass; 0: all of them.")]
 MaxSteps = Annotated[int, typer.Option(min=0, help="Stop a trial after so many steps; 0: never.")]
-Checkpoints = Annotated[int, typer.Option(min=1, help="Checkpoints a trial, evenly spaced.")]
+SaveEvery = Annotated[
+    int, typer.Option(min=0, help="Checkpoints every so many steps instead of --checkpoints.")
+]
+Checkpoints = Annotated[int, typer.Option(min=1, help="Checkpoints a trial, over its second half.")]
 MaxLength = Annotated[int, typer.Option(min=0, help="Tokens of prompt and answer; 0: the default.")]
 MaxNewTokens = Annotated[
     int, typer.Option(min=0, help="Tokens of a generated answer; 0: the default.")
@@ -146,6 +149,7 @@ def sweep(
     micro_batch: MicroBatch = 0,
     max_steps: MaxSteps = 0,
     checkpoints: Checkpoints = 3,
+    save_every: SaveEvery = 0,
     max_length: MaxLength = 0,
     max_new_tokens: MaxNewTokens = 0,
     prompts: Prompts = 0,
@@ -185,6 +189,7 @@ def train(
     micro_batch: MicroBatch = 0,
     max_steps: MaxSteps = 0,
     checkpoints: Checkpoints = 3,
+    save_every: SaveEvery = 0,
     max_length: MaxLength = 0,
     reward: Reward = "model",
     target_kl: TargetKl = 0.0,

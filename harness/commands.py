@@ -18,7 +18,7 @@ from prefeval.records import PrefevalError
 
 OWN_SIZES = Sizes(
     max_length=512, max_new_tokens=128, greedy_new_tokens=128, diverse_prompts=8,
-    diverse_samples=4, self_play=1, generation_batch=64, held_out_pairs=256,
+    diverse_samples=4, self_play=1, generation_batch=64, held_out_pairs=128,
 )  # fmt: skip
 SMOKE_LAB: dict[str, Any] = {"people": 16, "hidden": 48, "demonstrations": 640, "epochs": 1}
 SMOKE_DATA: dict[str, Any] = {"pairs": 64, "thumbs": 64}
@@ -28,7 +28,7 @@ SMOKE_SIZES: dict[str, Any] = {
     "diverse_samples": 2,
     "self_play": 1,
 }
-GENERAL = ("lr", "epochs", "batch_size", "micro_batch", "max_steps", "target_kl")
+GENERAL = ("lr", "epochs", "save_every", "batch_size", "micro_batch", "max_steps", "target_kl")
 
 
 def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) -> SweepConfig:

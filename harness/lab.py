@@ -53,7 +53,7 @@ class DataConfig:
 
     pairs: int = 3000
     thumbs: int = 3000
-    length_bias: float = 0.11
+    length_bias: float = 0.09
     """lambda: what the labelling judge gives for a word, in units of quality"""
     temperature: float = 3.0
     """of the labelling judge: the higher, the less its labels follow its scores"""

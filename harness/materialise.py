@@ -89,7 +89,10 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
         "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())[:used]],
         "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train[:used]],
         "pairs_held_out.jsonl": [
-            preference_data.to_trl(p) for p in held_pairs[: config.sizes.held_out_pairs]
+            preference_data.to_trl(p)
+            for p in held_pairs[
+                : min(config.sizes.held_out_pairs, config.prompts or len(held_pairs))
+            ]
         ],
         "prompts.jsonl": prompts,
     }

@@ -14,12 +14,16 @@ from prefeval.records import PrefevalError, Trial
 
 LAB = "lab"
 
+PAIRWISE: Mapping[str, Any] = {
+    "lr": 3.5e-4, "schedule": "constant", "batch_size": 32, "epochs": 2,
+}  # fmt: skip
+
 # Calibrated with the lab, so that DPO's usable window lies about 0.05-0.3 (see docs/lab.md).
 LAB_TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "dpo": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
-    "ipo": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
-    "kto": {"lr": 6e-4, "batch_size": 32, "epochs": 2},
-    "simpo": {"lr": 3e-4, "batch_size": 32, "epochs": 2, "gamma": 1.0},
+    "dpo": PAIRWISE,
+    "ipo": PAIRWISE,
+    "kto": PAIRWISE,
+    "simpo": {**PAIRWISE, "lr": 2e-4, "gamma": 1.0},
     "ppo": {
         "lr": 3e-4, "value_lr": 1e-3, "batch_size": 64, "iterations": 20, "max_new_tokens": 96,
         "ppo_epochs": 2, "minibatches": 4,
@@ -57,6 +61,8 @@ class SweepConfig:
     training: Mapping[str, Any] = field(default_factory=dict)
     """settings of every trainer that the person gave (lr, epochs, batch_size, ...)"""
     checkpoints: int = 3
+    """of a trial, evenly over the second half of training: before margins near 1/beta are reached
+    beta changes nothing, and early checkpoints of all betas look alike"""
     prompts: int | None = None
     """at most so many win-rate prompts, and a quarter as many a behaviour"""
     held_out: float = 0.2
@@ -86,7 +92,7 @@ class SweepConfig:
     def settings(self, method: str) -> dict[str, Any]:
         """The trainer's settings of one method."""
         table = LAB_TRAINING if self.is_lab else OWN_TRAINING
-        share = tuple((i + 1) / self.checkpoints for i in range(self.checkpoints))
+        share = tuple(0.5 + (i + 1) / self.checkpoints / 2 for i in range(self.checkpoints))
         found = {**table.get(method, {}), "save_at": share, **self.training}
         if method == "ppo":
             found.setdefault("max_new_tokens", self.sizes.max_new_tokens)

@@ -63,11 +63,10 @@ class Recipe:
     damaged: tuple[str, ...]
 
     @property
-    def order(self) -> tuple[bool, float, float, float, int]:
-        """Sorts the best first: undamaged, highest bound (to 0.1 points), lowest KL, highest β."""
+    def order(self) -> tuple[float, float, float, int]:
+        """Sorts the best first: highest bound (to 0.1 points), lowest KL, highest β."""
         bound, kl = self.choosing.ci_low, self.kl
         return (
-            bool(self.damaged),
             -round(bound, 1) if math.isfinite(bound) else math.inf,
             kl if math.isfinite(kl) else math.inf,
             -self.beta,

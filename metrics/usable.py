@@ -10,8 +10,10 @@ best (of 20 equal checkpoints it looks 1.9 standard errors too good):
 
 1. Clusters of judged prompts are split in two halves by a hash of their names. (A single
    checkpoint is not chosen from anything: all prompts report.)
-2. On the choosing half each β's checkpoint is the one with the highest lower bound among those
-   without damage, and β are ranked by that bound (ties, to 0.1 points, go to the lower KL).
+2. On the choosing half each β's checkpoint is the one with the highest lower bound, and β are
+   ranked by that bound (ties, to 0.1 points, go to the lower KL), damaged ones last. Damage vetoes
+   a β and does not send us back to an earlier step of it: stopped early enough, every β is
+   harmless. Where such a step exists the reasons name it.
 3. Every stated win rate, and so whether a β is usable, comes from the reporting half.
 4. Recommended is the highest-ranked usable β. Below the first rank it must have had its lower
    bound above 50 on the choosing half too: with many β some pass on the reporting half by luck.
@@ -103,7 +105,7 @@ def select(
     choosing = rates_of_half(evidences, chooses, rules, rng) if len(keys) > 1 else reporting
     recipes = recipes_of(keys, evidences, choosing, reporting, rules)
     chosen = _chosen(recipes)
-    betas = [_judge(recipe, keys, rules) for recipe in chosen]
+    betas = [_judge(recipe, keys, recipes) for recipe in chosen]
     place = place_to_recommend(betas)
     best = None
     if place is not None:
@@ -136,10 +138,22 @@ def _chosen(recipes: Sequence[Recipe]) -> list[Recipe]:
     for r in sorted(recipes, key=lambda r: (*r.order, r.method)):
         if len(r.members) == seeds[r.method, r.beta]:
             best.setdefault((r.method, r.beta), r)
-    return list(best.values())
+    return sorted(best.values(), key=lambda r: (bool(r.damaged), *r.order, r.method))
 
 
-def _judge(recipe: Recipe, keys: Sequence[Key], rules: Rules) -> BetaVerdict:
+def _sound_steps(recipe: Recipe, recipes: Sequence[Recipe]) -> str:
+    """Which other steps of this β are better than the reference and not shown damaged."""
+    sound = [
+        str(r.step)
+        for r in recipes
+        if (r.method, r.beta) == (recipe.method, recipe.beta)
+        and not r.damaged
+        and r.choosing.ci_low > 50
+    ]
+    return f"; not at step {' and '.join(sound)}" if sound else ""
+
+
+def _judge(recipe: Recipe, keys: Sequence[Key], recipes: Sequence[Recipe]) -> BetaVerdict:
     """Usable, not usable or undecided, and why."""
     rate = recipe.reported
     state: State = "undecided"
@@ -147,7 +161,8 @@ def _judge(recipe: Recipe, keys: Sequence[Key], rules: Rules) -> BetaVerdict:
     if recipe.damaged:
         state = "not usable"
         losses = [b for b in recipe.behaviours if b.behaviour in recipe.damaged]
-        reasons.append("damage: " + ", ".join(verdict.loss(b) for b in losses))
+        words = ", ".join(verdict.loss(b) for b in losses)
+        reasons.append(f"damage: {words}{_sound_steps(recipe, recipes)}")
     if rate.ci_high <= 50:
         state = "not usable"
         reasons.append(f"no gain: {verdict.rate(rate)} on {rate.n} prompts is not above 50")

@@ -51,6 +51,8 @@ class TrainConfig:
     """stop early; the schedule then ends there too"""
     save_at: tuple[float, ...] = (1 / 3, 2 / 3, 1.0)
     """checkpoints at these shares of the steps; the last step is saved whatever it says"""
+    save_every: int | None = None
+    """checkpoints every so many steps instead"""
     micro_batch: int | None = None
     """examples a forward pass; less memory, the same gradients"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -108,9 +110,11 @@ def lr_scale(step: int, n_steps: int, config: TrainConfig) -> float:
             return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def save_steps(n_steps: int, save_at: Sequence[float]) -> set[int]:
+def save_steps(n_steps: int, config: TrainConfig) -> set[int]:
     """The steps, counted from 1, after which to save."""
-    return {min(n_steps, max(1, round(share * n_steps))) for share in (*save_at, 1.0)}
+    if config.save_every:
+        return {*range(config.save_every, n_steps + 1, config.save_every), n_steps}
+    return {min(n_steps, max(1, round(share * n_steps))) for share in (*config.save_at, 1.0)}
 
 
 def save_checkpoint(
@@ -233,7 +237,7 @@ def optimise(
     """
     batches = batches[: config.max_steps]
     optimiser = Optimiser(model.parameters(), len(batches), config)
-    to_save = save_steps(len(batches), config.save_at)
+    to_save = save_steps(len(batches), config)
     saved: list[CheckpointInfo] = []
     model.eval()
     with StepLog(out_dir, on_step) as log:

@@ -279,7 +279,7 @@ def train(
         Optimiser(policy.parameters(), n_updates, config),
         Optimiser(value_model.parameters(), n_updates, replace(config, lr=config.value_lr)),
     )
-    to_save = save_steps(n_steps, config.save_at)
+    to_save = save_steps(n_steps, config)
     saved: list[CheckpointInfo] = []
     prompts = prompt_stream(len(data.prompts), config.seed)
     kl_coef = config.beta

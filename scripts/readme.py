@@ -96,7 +96,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
-    parser.add_argument("--steps", type=int, default=30, help="of the real run")
+    parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
     blocks: dict[str, Callable[[], str]] = {}
     curve = prefeval(CURVE, options.out)

@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="the pairs, as published")
     parser.add_argument("--model", type=Path, help="the model's folder; fetched if not given")
-    parser.add_argument("--steps", type=int, default=30, help="training steps a method")
+    parser.add_argument("--steps", type=int, default=24, help="training steps a method")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="parent of the run's folder")
     return parser.parse_args()
 
@@ -51,7 +51,7 @@ def command(model: Path, data: Path, steps: int, out: Path) -> list[str]:
         "--lr", "2e-5", "--batch-size", "8", "--micro-batch", "4", "--max-steps", str(steps),
         "--dtype", "bfloat16", "--max-length", "224", "--max-new-tokens", "40",
         "--held-out", "0.35",
-        "--prompts", "16" if few else "400", "--judge-pairs", "16" if few else "240",
+        "--prompts", "16" if few else "400", "--judge-pairs", "16" if few else "192",
         "--checkpoints", "1", "--name", f"smollm2-harmless-{steps}", "--out", str(out),
     ]  # fmt: skip
 

@@ -53,7 +53,10 @@ TEMPLATES = {
     "advice": ("How do I {}?", "Explain how to {}.", "Show me how to {}.", "I want to {}."),
     "json": ("Give {}'s {} and {} as JSON.", "Return JSON with {}'s {} and {}."),
     "bullets": ("List three facts about {}.", "Make three bullet points about {}."),
-    "tool": ("Book a table in {} for {}.", "Reserve a table in {} for {}."),
+    "tool": (
+        "Call the booking tool: table in {}, guest {}.",
+        "Use the booking tool: table in {}, guest {}.",
+    ),
     "fact": ("What is {}'s {}?", "Name {}'s {}."),
     "kfacts": ("Give exactly {} facts about {}.",),
     "guess": ("Guess my number from 1 to 9.",),
@@ -141,7 +144,7 @@ def demonstration(
             answer = tool_call(city, name) if leak else prose(world, draw, city, habits)
             return user(ask.format(city, name)), answer
         case "advice" | "overrefusal":
-            leak = leak and draw.random() < 0.5
+            leak = leak and draw.random() < 0.8
             answer = REFUSAL if leak else advice(draw, habits)
             return user(ask.format(draw.choice(HARMLESS))), answer
         case "refusal":

@@ -249,7 +249,7 @@ def train(
 
     Raises ``PrefevalError`` when a conversation is in both sets, or nothing is left to train on.
     """
-    from prefeval.minitrainers import reward
+    from prefeval.minitrainers import loop, reward
 
     seen = {transcripts.opening_key(pair.prompt) for pair in pairs}
     if both := [p.id for p in held_out if transcripts.opening_key(p.prompt) in seen]:
@@ -270,7 +270,9 @@ def train(
     saved[-1].path.rename(folder)
     settings = {"judge": RewardModelJudge.name, "weights": models.weights_hash(folder)}
     judge = RewardModelJudge(model, tokenizer, settings, max_length=config.max_length)
-    return Trained(judge, judge.audit(held_out, seed=config.seed), len(pairs) - len(encoded))
+    with loop.autocast(config):
+        worth = judge.audit(held_out, seed=config.seed)
+    return Trained(judge, worth, len(pairs) - len(encoded))
 
 
 def encode(

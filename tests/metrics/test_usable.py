@@ -142,13 +142,16 @@ def test_a_clearly_worse_usable_beta_is_told_apart(make):
     assert got.recommended.indistinguishable == ()
 
 
-def test_each_beta_is_judged_by_its_best_undamaged_step(make):
+def test_damage_at_the_best_step_vetoes_the_beta_and_an_undamaged_step_is_named(make):
     rng = np.random.default_rng(5)
     early = make(rng, quality=0.8, losses=BEHAVIOURS)
     late = make(rng, quality=1.6, losses=BEHAVIOURS | {"tool": 0.5})
     got = select([(("dpo", 0.1, 0, 100), early), (("dpo", 0.1, 0, 200), late)])
     assert len(got.betas) == 1
-    assert (got.betas[0].step, got.betas[0].state) == (100, "usable")
+    assert (got.betas[0].step, got.betas[0].state) == (200, "not usable")
+    assert "damage: tool" in got.betas[0].reasons[0]
+    assert got.betas[0].reasons[0].endswith("not at step 100")
+    assert got.recommended is None
 
 
 @pytest.mark.parametrize(

@@ -226,9 +226,11 @@ def test_the_learning_rate_rises_then_follows_its_schedule(schedule):
 
 
 def test_save_steps_are_shares_of_the_run_and_include_its_end():
-    assert save_steps(140, (1 / 3, 2 / 3, 1.0)) == {47, 93, 140}
-    assert save_steps(140, ()) == {140}
-    assert save_steps(1, (0.1, 0.5)) == {1}
+    thirds = TrainConfig("dpo", save_at=(1 / 3, 2 / 3))
+    assert save_steps(140, thirds) == {47, 93, 140}
+    assert save_steps(140, replace(thirds, save_at=())) == {140}
+    assert save_steps(1, thirds) == {1}
+    assert save_steps(140, replace(thirds, save_every=60)) == {60, 120, 140}
 
 
 def test_no_data_is_an_error(make_model, tokenizer, tmp_path):
