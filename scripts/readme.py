@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +30,7 @@ CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
 DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
 COLUMNS = {
     "beta": ("β", "{:g}"),
+    "step": ("step", "{:g}"),
     "kl": ("KL", "{:.2f}"),
     "delta_chosen": ("Δchosen", "{:.2f}"),
     "delta_rejected": ("Δrejected", "{:.2f}"),
@@ -51,11 +54,12 @@ def prefeval(arguments: list[str], out: Path) -> Path:
     return out / name
 
 
-def last_checkpoints(run: Path) -> str:
-    """The last checkpoint of every β as a Markdown table; rates in percent, n in the caption."""
-    frame = pd.read_parquet(run / "results.parquet")
-    frame = frame.sort_values("step").groupby(["method", "beta", "seed"]).tail(1)
-    frame = frame.sort_values(["method", "beta", "seed"])
+def first_and_last(run: Path) -> str:
+    """The first and last checkpoint of every β as a Markdown table; rates in percent."""
+    frame = pd.read_parquet(run / "results.parquet").sort_values(["method", "beta", "step"])
+    trials = frame.groupby(["method", "beta", "seed"])["step"]
+    ends = (frame["step"] == trials.transform("min")) | (frame["step"] == trials.transform("max"))
+    frame = frame[ends]
     lines = [
         "| " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
         "|" + "---:|" * len(COLUMNS),
@@ -70,7 +74,8 @@ def last_checkpoints(run: Path) -> str:
     widest = max((frame["lc_ci_high"] - frame["lc_ci_low"]).max() / 2, 0)
     lines += [
         "",
-        f"Last checkpoint of every β, one seed, {n} prompts; LC WR ± {widest:.1f} or less.",
+        f"First and last checkpoint of every β, one seed, {n} prompts; "
+        f"LC WR ± {widest:.1f} or less.",
     ]
     return "\n".join(lines)
 
@@ -89,6 +94,25 @@ def fill(name: str, content: str) -> None:
         path.write_text(pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
 
 
+def picture(run: Path) -> None:
+    """docs/report.png: the first screen of a report, where Chromium is installed."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print("docs/report.png is left as it is: no Chromium here")
+        return
+    with tempfile.TemporaryDirectory() as profile:
+        subprocess.run(
+            [
+                chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                "--disable-background-networking", f"--user-data-dir={profile}",
+                "--window-size=1280,860", f"--screenshot={ROOT / 'docs' / 'report.png'}",
+                (run / "report.html").absolute().as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+        )  # fmt: skip
+
+
 def main() -> None:
     """Run what was asked for and fill the blocks."""
     parser = argparse.ArgumentParser(
@@ -100,10 +124,11 @@ def main() -> None:
     options = parser.parse_args()
     blocks: dict[str, Callable[[], str]] = {}
     curve = prefeval(CURVE, options.out)
-    blocks["curve"] = lambda: last_checkpoints(curve)
+    blocks["curve"] = lambda: first_and_last(curve)
     blocks["curve-verdict"] = lambda: terminal(curve)
     default = prefeval(DEFAULT, options.out)
     blocks["default"] = lambda: terminal(default)
+    picture(default)
     if options.data:
         subprocess.run(
             [
