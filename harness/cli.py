@@ -13,7 +13,6 @@ import typer
 import prefeval
 from prefeval.records import PrefevalError
 
-EXIT_FAILED_TRIALS = 3
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 

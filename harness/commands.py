@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import grid, live
+from prefeval.harness import executors, grid, live
 from prefeval.harness import lab as labs
 from prefeval.harness.settings import LAB, SMOKE, SweepConfig, resolve_device
 from prefeval.harness.task import Sizes
@@ -28,6 +28,7 @@ SMOKE_SIZES: dict[str, Any] = {
     "diverse_samples": 2,
     "self_play": 1,
 }
+EXIT_FAILED_TRIALS = 3
 GENERAL = ("lr", "epochs", "save_every", "batch_size", "micro_batch", "max_steps", "target_kl")
 
 
@@ -108,10 +109,14 @@ def _input_hashes(config: SweepConfig) -> dict[str, str]:
 
     if config.is_lab:
         return {}
-    found = {"model": models.weights_hash(models.check_model_dir(config.model))}
+    model = models.check_model_dir(config.model)
+    found = {"model": models.weights_hash(model), "tokenizer": models.tokenizer_hash(model)}
     path = Path(config.data)
     if path.is_file():
         found["data"] = models.file_hash(path)
+    elif path.is_dir():
+        files = [f for f in sorted(path.rglob("*")) if f.is_file()]
+        found["data"] = records.content_hash([(f.name, models.file_hash(f)) for f in files])
     elif "/" in config.data and not path.exists() and path.suffix:
         raise PrefevalError(f"no such data file: {path}")
     return found
@@ -119,14 +124,13 @@ def _input_hashes(config: SweepConfig) -> dict[str, str]:
 
 def sweep(**options: Any) -> int:
     """``prefeval sweep``: exit code 0 when every trial finished, whatever the verdict."""
-    if options["executor"] != "local":
-        raise PrefevalError(f"unknown executor {options['executor']!r}; use local")
+    executors.require_known(options["executor"])
     config = resolve(
         options, methods=options["methods"], beta=options["beta"], seeds=options["seeds"]
     )
     from prefeval.harness import sweep as sweeps
 
-    workers = options["workers"] or sweeps.default_workers()
+    workers = options["workers"] or sweeps.default_workers(config)
     plan = sweeps.plan(config, workers)
     console = live.make_console(json_output=options["json_output"])
     for line in plan.describe(config):
@@ -142,11 +146,12 @@ def sweep(**options: Any) -> int:
         console=console,
         command=sweeps.command_line(),
         name=options["name"] or None,
+        executor=options["executor"],
     )
     _tell(outcome, console, json_output=options["json_output"])
     if options["smoke"]:
         _assert_smoke(outcome.run.path)
-    return 3 if outcome.failed else 0
+    return EXIT_FAILED_TRIALS if outcome.failed else 0
 
 
 def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
@@ -208,7 +213,8 @@ def evaluate(**options: Any) -> int:
     from prefeval.harness import evaluate_only
 
     options["model"] = options["reference"]
-    config = resolve(options, methods="dpo", beta="0.1", seeds="1")
+    # nothing is trained; KTO is the method that takes any data
+    config = resolve(options, methods="kto", beta="0.1", seeds="1")
     console = live.make_console(json_output=options["json_output"])
     rows = evaluate_only.evaluate(
         config,

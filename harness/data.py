@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from prefeval.harness import tables, transcripts
-from prefeval.records import Message, PreferencePair, PrefevalError, Thumb
+from prefeval.records import Message, PreferencePair, PrefevalError, Thumb, content_hash
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 T = TypeVar("T", PreferencePair, Thumb)
@@ -34,16 +34,6 @@ class Loaded(Generic[T]):
     dropped: Mapping[str, int]
     rows: int
     source: str
-
-    @property
-    def pairs(self) -> list[T]:
-        """The usable rows of a file of pairs."""
-        return self.items
-
-    @property
-    def thumbs(self) -> list[T]:
-        """The usable rows of a file of thumbs."""
-        return self.items
 
     def describe(self) -> str:
         """One line: "2306 of 2312 rows (dropped: 4 empty answer, 2 identical)"."""
@@ -210,13 +200,31 @@ def thumbs_from_pairs(pairs: Sequence[PreferencePair], *, seed: int = 0) -> list
     return thumbs
 
 
+def distinct(items: Sequence[T]) -> list[T]:
+    """One item of each prompt, in order."""
+    first: dict[str, T] = {}
+    for item in items:
+        first.setdefault(content_hash(item.prompt), item)
+    return list(first.values())
+
+
+def with_room(items: Sequence[T], tokenizer: Any, room: int) -> list[T]:
+    """The items whose prompt takes at most ``room`` tokens."""
+    from prefeval.minitrainers import batches
+
+    prompts = [(item.prompt, None) for item in items]
+    encoded = batches.encode_all(tokenizer, prompts, max_length=room)
+    return [i for i, e in zip(items, encoded, strict=True) if len(e.prompt_ids) <= room]
+
+
 def to_trl(item: PreferencePair | Thumb) -> dict[str, Any]:
     """A row in TRL's conversational format, which any other trainer reads and so does this one."""
-    family = {"behaviour": item.behaviour, "cluster": item.cluster}
-    row: dict[str, Any] = {"id": item.id, "prompt": list(item.prompt), **family}
     if isinstance(item, Thumb):
-        return {**row, "completion": _assistant(item.completion), "label": item.desirable}
-    return {**row, "chosen": _assistant(item.chosen), "rejected": _assistant(item.rejected)}
+        said = {"completion": _assistant(item.completion), "label": item.desirable}
+    else:
+        said = {"chosen": _assistant(item.chosen), "rejected": _assistant(item.rejected)}
+    family = {"behaviour": item.behaviour, "cluster": item.cluster}
+    return {"id": item.id, "prompt": list(item.prompt), **said, **family}
 
 
 def _assistant(text: str) -> list[Message]:

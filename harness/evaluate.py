@@ -7,29 +7,25 @@ it was, and saved completions can be scored again.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from prefeval import metrics, records
 from prefeval.harness import data as preference_data
-from prefeval.harness import judges, models, steps
+from prefeval.harness import judges, measured, models, steps
 from prefeval.harness.task import Task, read_prompts
-from prefeval.metrics import length_control
-from prefeval.metrics.evidence import Evidence
-from prefeval.records import Completion, MetricResult, Prompt
+from prefeval.records import Completion, MetricResult, PreferencePair, Prompt
 from prefeval.suites import checks
 
 if TYPE_CHECKING:
-    from prefeval.harness.backends.hugging_face import HuggingFaceBackend
+    import pandas as pd
 
-VERSION = 1  # of the measurements: raise it when a change here changes a number
-FRAMES = ("judgments", "samples", "pairs", "checks")
+    from prefeval.harness.backends import Backend
+
+VERSION = 1  # of measuring: raise it when a change to it, a check or a metric changes a number
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -54,6 +50,17 @@ def load_suite(task: Task) -> Suite:
     )
 
 
+def load_held_out(task: Task) -> list[PreferencePair]:
+    """The pairs that nothing was trained on; none where the data are thumbs alone."""
+    path = task.data / "pairs_held_out.jsonl"
+    return preference_data.load_pairs(path).items if path.stat().st_size else []
+
+
+def _model_hash(path: str | Path) -> list[str]:
+    """What a model's answers depend on: its weights, its tokenizer and its chat template."""
+    return [models.weights_hash(path), models.tokenizer_hash(path)]
+
+
 class Evaluator:
     """Measures checkpoints of one task; the reference and its answers are loaded once."""
 
@@ -62,21 +69,22 @@ class Evaluator:
         self.suite = load_suite(task)
         self.reference = self.backend(task.reference)
         self.judge = judges.open_judge(task.judge, device=task.device, dtype=task.dtype)
-        self.held_out = preference_data.load_pairs(task.data / "pairs_held_out.jsonl").items
+        self.held_out = load_held_out(task)
         self.key = records.content_hash(
             [
                 VERSION,
                 task.sizes,
-                [p.id for p in self.held_out],
+                self.held_out,
                 [*self.suite.win_rate, *self.suite.retention],
                 self.judge.settings,
-                models.weights_hash(task.reference),
+                _model_hash(task.reference),
                 task.dtype,
+                task.device,
             ]
         )
 
-    def backend(self, path: str) -> HuggingFaceBackend:
-        """A model of this task, ready to generate and score."""
+    def backend(self, path: str) -> Backend:
+        """A model of this task, ready to generate and score: the one place that opens one."""
         from prefeval.harness.backends.hugging_face import HuggingFaceBackend
 
         model = models.load_model(path, dtype=self.task.dtype, device=self.task.device)
@@ -113,30 +121,27 @@ class Evaluator:
 
     def measure(self, checkpoint: Path, out: Path) -> list[MetricResult]:
         """All files of one checkpoint, in ``out``; returns its metrics."""
-        key = records.content_hash([self.key, models.weights_hash(checkpoint)])
+        key = records.content_hash([self.key, _model_hash(checkpoint)])
+        metrics_key = records.content_hash([key, sorted(metrics.plugins())])
         done = out / "metrics.json"
-        if not steps.is_done(done, key):
-            policy = None
-            if not all(steps.is_done(out / f"{name}.jsonl", key) for name in ("samples", "pairs")):
+        if not steps.is_done(done, metrics_key):
+            steps.forget(done)
+            needs_policy = ("completions", "samples", "pairs")
+            if not all(steps.is_done(out / f"{name}.jsonl", key) for name in needs_policy):
                 policy = self.backend(str(checkpoint))
                 self._completions(out, policy, key, reference=False)
                 self._samples(out, policy, key)
                 self._pair_logps(out, policy, key)
             self._judgments(out, key)
             self._checks(out, key, reference=False)
-            results = metrics.compute(self.evidence(out), np.random.default_rng(BOOTSTRAP_SEED))
+            evidence = measured.read_evidence(out, self.task, measured.read_calibration(self.task))
+            results = metrics.compute(evidence, np.random.default_rng(BOOTSTRAP_SEED))
             with steps.disk_errors(done):
                 records.write_json(done, {"schema": records.SCHEMA_VERSION, "metrics": results})
-                steps.mark_done(done, key)
-        return read_metrics(done)
+                steps.mark_done(done, metrics_key)
+        return measured.read_metrics(done)
 
-    def evidence(self, out: Path) -> Evidence:
-        """The saved measurements of one checkpoint as the frames that metrics read."""
-        return read_evidence(out, self.task, read_calibration(self.task))
-
-    def _completions(
-        self, out: Path, backend: HuggingFaceBackend, key: str, *, reference: bool
-    ) -> None:
+    def _completions(self, out: Path, backend: Backend, key: str, *, reference: bool) -> None:
         def generate() -> list[Completion]:
             asked = {
                 "sample": self.suite.win_rate,
@@ -155,14 +160,14 @@ class Evaluator:
 
     def _texts(self, folder: Path, mode: str) -> list[dict[str, str]]:
         """Texts by prompt, one mapping an index."""
-        return _texts(_read_completions(folder), mode)
+        return measured.texts_by_prompt(measured.read_completions(folder), mode)
 
-    def _samples(self, out: Path, policy: HuggingFaceBackend, key: str) -> None:
+    def _samples(self, out: Path, policy: Backend, key: str) -> None:
         """The policy's own samples under policy and reference: KL and lengths."""
 
         def score() -> list[dict[str, Any]]:
-            own = _first_samples(_read_completions(out))
-            base = _first_samples(_read_completions(self.task.reference_dir))
+            own = measured.first_samples(measured.read_completions(out))
+            base = measured.first_samples(measured.read_completions(self.task.reference_dir))
             prompts = self.suite.win_rate
             scored = policy.compare(
                 self.reference, [(p.messages, own[p.id].token_ids) for p in prompts]
@@ -185,7 +190,7 @@ class Evaluator:
 
         steps.rows_step(out / "samples.jsonl", key, score)
 
-    def _pair_logps(self, out: Path, backend: HuggingFaceBackend, key: str) -> None:
+    def _pair_logps(self, out: Path, backend: Backend, key: str) -> None:
         """Log-probabilities of the held-out pairs; the reference's join the policy's when read."""
 
         def score() -> list[dict[str, Any]]:
@@ -244,95 +249,6 @@ class Evaluator:
             return rows
 
         steps.rows_step(out / "checks.jsonl", key, check)
-
-
-def read_metrics(path: Path) -> list[MetricResult]:
-    """The metrics of one checkpoint; what JSON calls null is NaN again."""
-    rows: list[dict[str, Any]] = records.read_json(path)["metrics"]
-    for row in rows:
-        row.update({k: math.nan for k in _FLOATS if row[k] is None})
-    return [MetricResult(**row) for row in rows]
-
-
-_FLOATS = ("value", "stderr", "ci_low", "ci_high")
-
-
-def read_calibration(
-    task: Task,
-) -> tuple[length_control.Calibration, Mapping[str, float]]:
-    """What length control freezes before a run: the A/A rows, and each prompt's difficulty."""
-    rows = records.read_jsonl(task.reference_dir / "self_play.jsonl")
-    if not rows:
-        return length_control.Calibration(), {}
-    frame = pd.DataFrame(rows)
-    preference = frame["preference"].astype(float).to_numpy()
-    difficulty = length_control.difficulty_from_self_play(frame["prompt_id"].tolist(), preference)
-    gamed = length_control.gamed_rows(
-        preference,
-        frame["len_output"],
-        frame["len_baseline"],
-        difficulty.loc[frame["prompt_id"]].to_numpy(),
-    )
-    name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
-    by_prompt = {str(k): float(v) for k, v in difficulty.items()}
-    return length_control.Calibration(gamed=gamed, name=name), by_prompt
-
-
-def read_evidence(
-    out: Path,
-    task: Task,
-    calibration: tuple[length_control.Calibration, Mapping[str, float]],
-) -> Evidence:
-    """The frames of one checkpoint, joined with the reference's by id."""
-    frames = {
-        name: pd.DataFrame(records.read_jsonl(out / f"{name}.jsonl"))
-        for name in FRAMES
-        if (out / f"{name}.jsonl").exists()
-    }
-    frozen, difficulty = calibration
-    judged = frames["judgments"]
-    judged["difficulty"] = [difficulty.get(i, 0.0) for i in judged["prompt_id"]]
-    reference = pd.DataFrame(records.read_jsonl(task.reference_dir / "pairs.jsonl"))
-    if len(reference):
-        names = {"chosen_logps": "ref_chosen_logps", "rejected_logps": "ref_rejected_logps"}
-        reference = reference.rename(columns=names)[["pair_id", *names.values()]]
-        frames["pairs"] = frames["pairs"].merge(reference, on="pair_id", validate="1:1")
-    frames["diverse"] = _diverse(out, task)
-    return Evidence(**frames, calibration=frozen)
-
-
-def _diverse(out: Path, task: Task) -> pd.DataFrame:
-    columns = ["prompt_id", "index", "text"]
-    own, base = (
-        pd.DataFrame(
-            [(c.prompt_id, c.index, c.text) for c in _read_completions(f) if c.mode == "diverse"],
-            columns=columns,
-        )
-        for f in (out, task.reference_dir)
-    )
-    base = base.rename(columns={"text": "ref_text"})
-    return own.merge(base, on=["prompt_id", "index"], validate="1:1")
-
-
-def _read_completions(folder: Path) -> list[Completion]:
-    return [
-        Completion(**{**row, "token_ids": tuple(row["token_ids"])})
-        for row in records.read_jsonl(folder / "completions.jsonl")
-    ]
-
-
-def _texts(completions: Sequence[Completion], mode: str) -> list[dict[str, str]]:
-    found: list[dict[str, str]] = []
-    for c in completions:
-        if c.mode == mode:
-            while len(found) <= c.index:
-                found.append({})
-            found[c.index][c.prompt_id] = c.text
-    return found
-
-
-def _first_samples(completions: Sequence[Completion]) -> dict[str, Completion]:
-    return {c.prompt_id: c for c in completions if c.mode == "sample" and c.index == 0}
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefeval import metrics, records
-from prefeval.harness import models, steps, sweep
-from prefeval.harness.evaluate import read_metrics
-from prefeval.harness.executors import Job
-from prefeval.harness.executors.local import LocalExecutor
+from prefeval.harness import models, results, sweep
+from prefeval.harness.executors import Job, open_executor
+from prefeval.harness.measured import read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
 from prefeval.records import MetricResult, PrefevalError
@@ -44,11 +43,11 @@ def evaluate(
         raise PrefevalError("a checkpoint is given twice; give each once")
     labels = _labels(folders)
     run = RunFolder((out / (name or f"eval-{config.hash[:8]}")).absolute())
-    workers = min(workers or sweep.default_workers(), len(folders))
+    workers = min(workers or sweep.default_workers(config), len(folders))
     with run.in_use():
         run.open(config.hash)
         materials = sweep.prepare_inputs(config, run, console, sweep.command_line())
-        with LocalExecutor(workers) as executor:
+        with open_executor("local", workers) as executor:
             stages = sweep.shared_stages(config, materials)
             for stage in stages:
                 needed = [j for j in stage if j.kind in ("judge", "reference")]
@@ -66,7 +65,7 @@ def evaluate(
         for label, folder in zip(labels, folders, strict=True):
             found[label] = read_metrics(run.path / "checkpoints" / label / "metrics.json")
             rows.append({"checkpoint": str(folder), **metrics.row(found[label])})
-        _write(run, rows)
+        results.write_table(run.results, rows)
     _show(found, console)
     for note in [*materials.warnings, *notes]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
@@ -83,23 +82,14 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _write(run: RunFolder, rows: Sequence[dict[str, Any]]) -> None:
-    import pandas as pd
-
-    with steps.disk_errors(run.results):
-        temporary = run.results.with_suffix(".parquet.tmp")
-        pd.DataFrame(rows).to_parquet(temporary, index=False)
-        temporary.replace(run.results)
-
-
 def _show(found: dict[str, list[MetricResult]], console: Console) -> None:
     """Each checkpoint's main numbers with 95% intervals, then its behaviours."""
-    for label, results in found.items():
-        named = {r.name: r for r in results}
+    for label, numbers in found.items():
+        named = {r.name: r for r in numbers}
         console.print(label, markup=False, highlight=False)
         for name, (title, unit) in SHOWN.items():
             console.print(f"  {title:10s} {number_text(named[name])} {unit}", highlight=False)
-        for r in results:
+        for r in numbers:
             if r.name.startswith("change_"):
                 behaviour = r.name.removeprefix("change_")
                 console.print(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefeval import records
 from prefeval.harness import lab_data, lab_model
+from prefeval.harness.data import to_trl
 from prefeval.records import PrefevalError, Prompt, Sampling
 from prefeval.suites import lab_oracle, lab_prompts, lab_world
 
@@ -222,9 +223,9 @@ def _make_data(lab: Lab, out: Path, on_progress: OnProgress) -> None:
             held, draw("held-out pairs", 2), labeller, count=HELD_OUT_PAIRS, seed=seed + 1
         )
         thumbs = lab_data.thumbs(train, draw("thumbs", 3), labeller, count=c.thumbs, seed=seed)
-    records.write_jsonl(out / "pairs.jsonl", [_pair_row(p) for p in pairs])
-    records.write_jsonl(out / "pairs_held_out.jsonl", [_pair_row(p) for p in held_out])
-    records.write_jsonl(out / "thumbs.jsonl", [_thumb_row(t) for t in thumbs])
+    records.write_jsonl(out / "pairs.jsonl", [to_trl(p) for p in pairs])
+    records.write_jsonl(out / "pairs_held_out.jsonl", [to_trl(p) for p in held_out])
+    records.write_jsonl(out / "thumbs.jsonl", [to_trl(t) for t in thumbs])
     records.write_jsonl(out / "prompts.jsonl", suite(world))
     records.write_json(out / "lab.json", {"reference": lab.config, "data": c})
 
@@ -265,29 +266,6 @@ def load_backend(path: Path) -> HuggingFaceBackend:
 
     model = models.load_model(str(path), dtype="float32", device="cpu")
     return HuggingFaceBackend(model, models.load_tokenizer(str(path)), max_length=MAX_LENGTH)
-
-
-def _pair_row(pair: records.PreferencePair) -> dict[str, Any]:
-    """TRL's conversational format, and what prefeval needs beside it."""
-    return {
-        "id": pair.id,
-        "prompt": pair.prompt,
-        "chosen": [{"role": "assistant", "content": pair.chosen}],
-        "rejected": [{"role": "assistant", "content": pair.rejected}],
-        "behaviour": pair.behaviour,
-        "cluster": pair.cluster,
-    }
-
-
-def _thumb_row(thumb: records.Thumb) -> dict[str, Any]:
-    return {
-        "id": thumb.id,
-        "prompt": thumb.prompt,
-        "completion": [{"role": "assistant", "content": thumb.completion}],
-        "label": thumb.desirable,
-        "behaviour": thumb.behaviour,
-        "cluster": thumb.cluster,
-    }
 
 
 def export(lab: Lab, out: Path) -> list[Path]:

@@ -44,11 +44,11 @@ def describe(row: Mapping[str, Any]) -> str:
 class Progress:
     """Follows the events of a stage; use as a context."""
 
-    def __init__(self, console: Console, title: str, total: int, done: int = 0) -> None:
-        self.console, self.title, self.total, self.done = console, title, total, done
-        self.failed = 0
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self.console, self.title, self.total = console, title, total
+        self.done = self.failed = 0
         self.running: dict[str, str] = {}
-        self._start, self._at_start = time.monotonic(), done
+        self._start = time.monotonic()
         self._spoke: dict[str, float] = {}
         self._live: Any = None
 
@@ -69,10 +69,10 @@ class Progress:
     @property
     def left(self) -> str:
         """Time left, from the pace so far."""
-        finished = self.done + self.failed - self._at_start
+        finished = self.done + self.failed
         if not finished:
             return ""
-        rest = self.total - self.done - self.failed
+        rest = self.total - finished
         return f", about {duration((time.monotonic() - self._start) / finished * rest)} left"
 
     def see(self, event: Event) -> None:

@@ -6,6 +6,7 @@ The lab and a person's own files end up in one layout; what was dropped is count
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
 from prefeval.records import PreferencePair, PrefevalError, Prompt, Thumb
 
-FILES = ("pairs.jsonl", "thumbs.jsonl", "pairs_held_out.jsonl", "prompts.jsonl")
+LAB_FILES = ("pairs.jsonl", "thumbs.jsonl", "pairs_held_out.jsonl")
 ENOUGH_PROMPTS = 400
 LAB_JUDGE = "shape=saturating,length_bias=0.14,temperature=1,position_bias=0.1"
 
@@ -47,7 +48,7 @@ def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Ma
     data = run / "data"
     with steps.disk_errors(data):
         data.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in LAB_FILES:
             shutil.copy(built.data / name, data / name)
     prompts = _capped(lab.suite(built.world), config.prompts)
     with steps.disk_errors(data):
@@ -85,20 +86,19 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     prompts, too_long = _win_rate_prompts(asked, tokenizer, config)
     prompts = _capped([*prompts, *builtin.load_suite(config.suite or "builtin")], config.prompts)
     used = _examples_used(config)
-    files: dict[str, Sequence[Any]] = {
-        "pairs.jsonl": [preference_data.to_trl(p) for p in (split.train if split else ())[:used]],
-        "thumbs.jsonl": [preference_data.to_trl(t) for t in thumb_split.train[:used]],
-        "pairs_held_out.jsonl": [
-            preference_data.to_trl(p)
-            for p in held_pairs[
-                : min(config.sizes.held_out_pairs, config.prompts or len(held_pairs))
-            ]
-        ],
-        "prompts.jsonl": prompts,
+    parts: dict[str, tuple[Sequence[Any], int | None]] = {
+        "pairs.jsonl": (split.train if split else (), used),
+        "thumbs.jsonl": (thumb_split.train, used),
+        "pairs_held_out.jsonl": (held_pairs, _held_out_pairs_used(config)),
     }
     if trains_judge and split:
-        rows = split.reward_model[: config.reward_model_pairs]
-        files["pairs_judge.jsonl"] = [preference_data.to_trl(p) for p in rows]
+        parts["pairs_judge.jsonl"] = (split.reward_model, config.reward_model_pairs)
+    files: dict[str, Sequence[Any]] = {"prompts.jsonl": prompts}
+    for name, (items, most) in parts.items():
+        fits = _with_room(items, tokenizer, config.sizes.max_length)
+        files[name] = [preference_data.to_trl(i) for i in fits[:most]]
+        if name != "thumbs.jsonl" or not pairs:  # which are of the same prompts as the pairs
+            dropped["prompt too long"] += len(items) - len(fits)
     data = run / "data"
     with steps.disk_errors(data):
         data.mkdir(parents=True, exist_ok=True)
@@ -109,11 +109,22 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     counts = {
         **{Path(name).stem: len(rows_) for name, rows_ in files.items() if "pairs" in name},
         "thumbs": len(files["thumbs.jsonl"]),
-        "dropped": dropped,
+        "dropped": +dropped,
         "prompts_too_long": too_long,
         **_prompt_counts(prompts),
     }
-    return Materials(task, counts, trains_judge, warnings=_warnings(prompts, dropped, too_long))
+    return Materials(task, counts, trains_judge, warnings=_warnings(prompts, +dropped, too_long))
+
+
+def _with_room(items: Sequence[Any], tokenizer: Any, max_length: int) -> list[Any]:
+    """The items whose prompt leaves room for an answer within ``max_length`` tokens."""
+    fits = preference_data.with_room(items, tokenizer, max_length - 1)
+    if items and not fits:
+        raise PrefevalError(
+            f"all {len(items)} prompts to train on are longer than {max_length} tokens; "
+            "raise --max-length"
+        )
+    return fits
 
 
 def _examples_used(config: SweepConfig) -> int | None:
@@ -124,9 +135,13 @@ def _examples_used(config: SweepConfig) -> int | None:
     return int(config.training["max_steps"] * max(sizes))
 
 
-def _load(
-    config: SweepConfig,
-) -> tuple[list[PreferencePair], list[Thumb], Mapping[str, int]]:
+def _held_out_pairs_used(config: SweepConfig) -> int:
+    """How many held-out pairs are followed: no more than there are win-rate prompts at most."""
+    most = config.sizes.held_out_pairs
+    return most if config.prompts is None else min(most, config.prompts)
+
+
+def _load(config: SweepConfig) -> tuple[list[PreferencePair], list[Thumb], Counter[str]]:
     """Pairs and thumbs of the data; thumbs are made from pairs where there are none."""
     try:
         loaded = preference_data.load_pairs(config.data)
@@ -139,26 +154,19 @@ def _load(
                 f"{config.data} holds thumbs, which only KTO learns from; run --methods kto"
             ) from None
         thumbs = preference_data.load_thumbs(config.data)
-        return [], thumbs.items, dict(thumbs.dropped)
-    return loaded.items, preference_data.thumbs_from_pairs(loaded.items), dict(loaded.dropped)
+        return [], thumbs.items, Counter(thumbs.dropped)
+    thumbs_of = preference_data.thumbs_from_pairs(loaded.items)
+    return loaded.items, thumbs_of, Counter(loaded.dropped)
 
 
 def _win_rate_prompts(
     items: Sequence[PreferencePair] | Sequence[Thumb], tokenizer: Any, config: SweepConfig
 ) -> tuple[list[Prompt], int]:
     """The distinct prompts of held-out data that leave room for an answer."""
-    from prefeval.minitrainers import batches
-
-    first: dict[str, PreferencePair | Thumb] = {}
-    for item in items:
-        first.setdefault(records.content_hash(item.prompt), item)
-    found = list(first.values())
+    found: list[Any] = preference_data.distinct(items)
     sizes = config.sizes
-    encoded = batches.encode_all(
-        tokenizer, [(i.prompt, None) for i in found], max_length=sizes.max_length
-    )
     room = sizes.max_length - sizes.max_new_tokens
-    fits = [i for i, e in zip(found, encoded, strict=True) if len(e.prompt_ids) <= room]
+    fits = preference_data.with_room(found, tokenizer, room)
     if not fits:
         raise PrefevalError(
             f"no held-out prompt leaves room for {sizes.max_new_tokens} new tokens within "

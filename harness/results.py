@@ -10,12 +10,8 @@ import numpy as np
 
 from prefeval import metrics, records, reports
 from prefeval.harness import steps
-from prefeval.harness.evaluate import (
-    BOOTSTRAP_SEED,
-    read_calibration,
-    read_evidence,
-    read_metrics,
-)
+from prefeval.harness.evaluate import BOOTSTRAP_SEED
+from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
 from prefeval.metrics import usable
@@ -51,7 +47,8 @@ def conclude(
     checkpoints = collect(run, trials)
     if not checkpoints:
         return None
-    _write_tables(run, trials, checkpoints)
+    rows = _rows(checkpoints)
+    _write_tables(run, trials, rows)
     calibration = read_calibration(task)
     evidence = [(c, read_evidence(Path(c.path), task, calibration)) for c in checkpoints]
     selection = usable.select(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED))
@@ -64,7 +61,7 @@ def conclude(
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
                 "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
                 "warnings": list(warnings),
-                "table": _rows(checkpoints),
+                "table": rows,
             },
         )
         reports.write_summary(run.path)
@@ -82,19 +79,22 @@ def _rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_tables(
-    run: RunFolder, trials: Sequence[Trial], checkpoints: Sequence[Checkpoint]
-) -> None:
+def _write_tables(run: RunFolder, trials: Sequence[Trial], rows: Sequence[Any]) -> None:
     """Results, which equal runs have in common, apart from costs, which they do not."""
-    import pandas as pd
-
     costs = [
         records.read_json(path)
         for trial in trials
         if (path := run.trial(trial) / "costs.json").exists()
     ]
-    with steps.disk_errors(run.results):
-        for path, rows in ((run.results, _rows(checkpoints)), (run.costs, costs)):
-            temporary = path.with_suffix(".parquet.tmp")
-            pd.DataFrame(rows).to_parquet(temporary, index=False)
-            temporary.replace(path)
+    write_table(run.results, rows)
+    write_table(run.costs, costs)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as Parquet, beside its place and renamed: never half of a table is seen."""
+    import pandas as pd
+
+    with steps.disk_errors(path):
+        temporary = path.with_suffix(".parquet.tmp")
+        pd.DataFrame(rows).to_parquet(temporary, index=False)
+        temporary.replace(path)

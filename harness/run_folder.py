@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,16 +77,5 @@ class RunFolder:
         """One line in the journal, which the driver alone writes; it is a log, not the state."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row = records.to_jsonable({"time": now, "event": event, **fields})
-        import json
-
         with disk_errors(self.journal), self.journal.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def read_manifest(path: Path) -> Mapping[str, Any]:
-    """The manifest of a run folder."""
-    manifest = path / "manifest.json"
-    if not manifest.exists():
-        raise PrefevalError(f"{path} is no run folder (it has no manifest.json)")
-    content: Mapping[str, Any] = records.read_json(manifest)
-    return content

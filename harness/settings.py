@@ -39,7 +39,7 @@ OWN_TRAINING: Mapping[str, Mapping[str, Any]] = {
     "simpo": {"lr": 1e-5, "batch_size": 8, "gamma": 1.0},
     "ppo": {"lr": 3e-6, "value_lr": 1e-5, "batch_size": 16, "iterations": 20, "ppo_epochs": 2},
 }
-OWN_REWARD_MODEL: Mapping[str, Any] = {"lr": 2e-5, "batch_size": 8, "epochs": 1}
+OWN_REWARD_MODEL: Mapping[str, Any] = {"lr": 1e-4, "batch_size": 8, "epochs": 1}
 
 SMOKE = {"max_steps": 2, "checkpoints": 1}
 
@@ -64,7 +64,7 @@ class SweepConfig:
     """of a trial, evenly over the second half of training: before margins near 1/beta are reached
     beta changes nothing, and early checkpoints of all betas look alike"""
     prompts: int | None = None
-    """at most so many win-rate prompts, and a quarter as many a behaviour"""
+    """at most so many win-rate prompts (and own held-out pairs), a quarter as many a behaviour"""
     held_out: float = 0.2
     """share of the conversations that nothing is trained on: prompts and pairs to measure with"""
     reward_model_pairs: int | None = None
@@ -80,8 +80,9 @@ class SweepConfig:
 
     @property
     def hash(self) -> str:
-        """What names the run."""
-        return records.content_hash(self)
+        """What names the run; the lab's knobs count in the lab alone."""
+        own = {} if self.is_lab else {"lab": None, "lab_data": None}
+        return records.content_hash({**records.to_jsonable(self), **own})
 
     @property
     def name(self) -> str:

@@ -31,12 +31,18 @@ def mark_done(path: Path, inputs: str) -> None:
     records.write_text(_key_file(path), inputs)
 
 
+def forget(path: Path) -> None:
+    """Remove ``path`` and its key before it is computed anew: a failure leaves nothing stale."""
+    _key_file(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
 def rows_step(path: Path, inputs: str, compute: Callable[[], Sequence[Any]]) -> list[Any]:
     """Rows of a JSONL file: read when it answers ``inputs``, else computed and written whole."""
     if not is_done(path, inputs):
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _key_file(path).unlink(missing_ok=True)
+            forget(path)
             records.write_jsonl(path, compute())
             mark_done(path, inputs)
     return records.read_jsonl(path)

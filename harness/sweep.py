@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import prefeval
 from prefeval import records
 from prefeval.harness import live, materialise, models, results
-from prefeval.harness.executors import Job
-from prefeval.harness.executors.local import THREADS, LocalExecutor
+from prefeval.harness.executors import Executor, Job, open_executor
+from prefeval.harness.executors.local import THREADS
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
+from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError, Trial
 
@@ -50,9 +51,8 @@ class Plan:
         """The resolved grid, the count, and the time it may take."""
         lines = []
         for method in config.methods:
-            lever = "kl_coef" if METHODS[method].lever == "kl_coef" else "beta"
             grid = ", ".join(f"{b:g}" for b in config.betas[method])
-            lines.append(f"  {method:6s} {lever} {grid}")
+            lines.append(f"  {method:6s} {METHODS[method].lever} {grid}")
         seeds = ", ".join(map(str, config.seeds))
         lines.append(
             f"{len(self.trials)} trials (seeds {seeds}; checkpoints each: {config.checkpoints}) "
@@ -83,13 +83,17 @@ def plan(config: SweepConfig, workers: int) -> Plan:
     return Plan(trials, workers, seconds)
 
 
-def default_workers() -> int:
-    """One a core, as far as memory for a process each goes."""
+def default_workers(config: SweepConfig) -> int:
+    """One a core, as far as memory goes: a process each, with policy, gradients, optimizer state,
+    reference and judge, and as much again for activations (12 times the weights were measured)."""
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    room = int(psutil.virtual_memory().available // (1 << 30))
-    return max(1, min(cores or 1, room))
+    need = 1 << 30
+    if not config.is_lab:
+        folder = models.model_dir(config.model)
+        need += 12 * sum(file.stat().st_size for file in models.weight_files(folder))
+    return max(1, min(cores or 1, int(psutil.virtual_memory().available // need)))
 
 
 def sweep(
@@ -100,6 +104,7 @@ def sweep(
     console: Console,
     command: Sequence[str] = (),
     name: str | None = None,
+    executor: str = "local",
 ) -> Outcome:
     """Run or continue the sweep of this configuration under ``out``.
 
@@ -111,13 +116,13 @@ def sweep(
     with run.in_use():
         run.open(config.hash)
         materials = prepare_inputs(config, run, console, command)
-        with LocalExecutor(workers) as executor:
+        with open_executor(executor, workers) as pool:
             warnings = list(materials.warnings)
             for stage in shared_stages(config, materials):
-                run_shared(stage, executor, run, console)
+                run_shared(stage, pool, run, console)
             warnings += judge_notes(run, materials)
             trials = config.trials()
-            failed = _run_trials(materials, trials, executor, run, console)
+            failed = _run_trials(materials, trials, pool, run, console)
         selection = results.conclude(run, materials.task, trials, failed, warnings)
         run.log("concluded", failed=sorted(failed))
     return Outcome(run, selection, failed, time.monotonic() - start)
@@ -126,7 +131,7 @@ def sweep(
 def prepare_inputs(
     config: SweepConfig, run: RunFolder, console: Console, command: Sequence[str]
 ) -> materialise.Materials:
-    """The run's data folder, and its manifest when the run begins."""
+    """The run's data folder, and its manifest when the run begins or its data have changed."""
     with console.status("preparing") as status:
         told: dict[str, int] = {}
 
@@ -138,7 +143,7 @@ def prepare_inputs(
                 console.print(f"  {stage}: {percent}%", highlight=False)
 
         materials = materialise.materialise(config, run.path, on_progress)
-    if not run.manifest.exists():
+    if not run.manifest.exists() or _is_stale(run.manifest, materials.task):
         records.write_json(run.manifest, _manifest(config, materials, command))
     return materials
 
@@ -146,7 +151,7 @@ def prepare_inputs(
 def _manifest(
     config: SweepConfig, materials: materialise.Materials, command: Sequence[str]
 ) -> dict[str, Any]:
-    """What was run: enough to run it again. Written once, when the run begins."""
+    """What was run: enough to run it again."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     task = materials.task
     judge = task.judge.partition(":")[0]
@@ -161,7 +166,7 @@ def _manifest(
         "hashes": {
             "reference": models.weights_hash(task.reference),
             "template": records.content_hash(models.load_tokenizer(task.reference).chat_template),
-            **{f.stem: models.file_hash(f) for f in sorted(task.data.glob("*.jsonl"))},
+            **_data_hashes(task),
         },
         "versions": {
             "python": platform.python_version(),
@@ -177,6 +182,16 @@ def _manifest(
         "threads": THREADS,
         "seeds": config.seeds,
     }
+
+
+def _data_hashes(task: Task) -> dict[str, str]:
+    return {f.stem: models.file_hash(f) for f in sorted(task.data.glob("*.jsonl"))}
+
+
+def _is_stale(manifest: Path, task: Task) -> bool:
+    """Whether the data are no longer those that the manifest describes: all is then done anew."""
+    known = records.read_json(manifest).get("hashes", {})
+    return any(known.get(name) != found for name, found in _data_hashes(task).items())
 
 
 def _caveat(judge: str, config: SweepConfig) -> str:
@@ -210,9 +225,7 @@ def shared_stages(config: SweepConfig, materials: materialise.Materials) -> list
     return stages
 
 
-def run_shared(
-    jobs: Sequence[Job], executor: LocalExecutor, run: RunFolder, console: Console
-) -> None:
+def run_shared(jobs: Sequence[Job], executor: Executor, run: RunFolder, console: Console) -> None:
     """Run jobs that others need: the first failure ends the sweep."""
     with live.Progress(console, "shared by all trials", len(jobs)) as progress:
         for event in executor.run(jobs):
@@ -227,7 +240,7 @@ def run_shared(
 def _run_trials(
     materials: materialise.Materials,
     trials: Sequence[Trial],
-    executor: LocalExecutor,
+    executor: Executor,
     run: RunFolder,
     console: Console,
 ) -> dict[str, str]:
@@ -276,7 +289,7 @@ def train_only(
     with run.in_use():
         run.open(config.hash)
         materials = prepare_inputs(config, run, console, command)
-        with LocalExecutor(1) as executor:
+        with open_executor("local", 1) as executor:
             shared = [j for j in shared_stages(config, materials)[-1] if j.kind != "reference"]
             run_shared(shared, executor, run, console)
             job = Job(trial.name, "trial", materials.task, trial, {"measure": False})

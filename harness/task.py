@@ -25,7 +25,7 @@ class Sizes:
     """fresh reference samples a win-rate prompt, from which length control is calibrated"""
     generation_batch: int = 256
     held_out_pairs: int = 512
-    """pairs on which chosen and rejected log-probabilities are followed, at most"""
+    """own pairs on which chosen and rejected log-probabilities are followed, at most"""
 
     def sampling(self, mode: str, *, reference: bool) -> Sampling:
         """The three passes of generation; the reference's samples are independent ones."""
@@ -44,7 +44,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that trials share. Paths are absolute strings, so that it travels as JSON."""
+    """Everything that trials share, as plain data for any worker; paths are absolute."""
 
     run: str
     reference: str

@@ -18,10 +18,15 @@ from prefeval.harness import models, steps
 from prefeval.harness.evaluate import Evaluator
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
-from prefeval.records import PreferencePair, PrefevalError, Thumb, Trial
+from prefeval.records import PrefevalError, Trial
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from prefeval.minitrainers.rollouts import PromptData
+
+MODEL_REWARD = "model"
+VERSION = 1  # of training: raise it when a change to a trainer changes its checkpoints
 
 OnRow = Callable[[Mapping[str, Any]], None]
 Rows = list[dict[str, Any]]
@@ -56,15 +61,18 @@ def prepare_pairs(task: Task) -> Rows:
             )
         ]
 
-    return steps.rows_step(task.reference_dir / "train_pairs.jsonl", _data_key(task), compute)
+    key = _data_key(task, source.name)
+    return steps.rows_step(task.reference_dir / "train_pairs.jsonl", key, compute)
 
 
 def prepare_thumbs(task: Task) -> Rows:
     """The thumbs in tokens, each with a mismatched answer, and the reference on both."""
     from prefeval.minitrainers import batches, kto
 
+    source = task.data / "thumbs.jsonl"
+
     def compute() -> Rows:
-        thumbs = preference_data.load_thumbs(task.data / "thumbs.jsonl").items
+        thumbs = preference_data.load_thumbs(source).items
         tokenizer = models.load_tokenizer(task.reference)
         texts = [(t.prompt, t.completion) for t in thumbs]
         encoded = batches.encode_all(tokenizer, texts, max_length=task.sizes.max_length)
@@ -91,7 +99,8 @@ def prepare_thumbs(task: Task) -> Rows:
             )
         ]
 
-    return steps.rows_step(task.reference_dir / "train_thumbs.jsonl", _data_key(task), compute)
+    key = _data_key(task, source.name)
+    return steps.rows_step(task.reference_dir / "train_thumbs.jsonl", key, compute)
 
 
 def prepare_reward_model(task: Task, settings: Mapping[str, Any], on_row: OnRow) -> None:
@@ -114,10 +123,11 @@ def _train_scorer(
     from prefeval.harness.judges import reward_model
     from prefeval.minitrainers.loop import TrainConfig
 
-    key = records.content_hash([_data_key(task), source, settings])
+    key = records.content_hash([_data_key(task, source, "pairs_held_out.jsonl"), settings])
     done = folder / "audit.json"
     if steps.is_done(done, key):
         return
+    steps.forget(done)
     pairs = preference_data.load_pairs(task.data / source).items
     held_out = preference_data.load_pairs(task.data / "pairs_held_out.jsonl").items
     config = TrainConfig("reward_model", max_length=task.sizes.max_length, **settings)
@@ -139,10 +149,43 @@ def _as_trained(task: Task) -> Iterator[PreTrainedModel]:
         yield models.load_model(task.reference, dtype="float32", device=task.device)
 
 
-def _data_key(task: Task) -> str:
+def _data_key(task: Task, *files: str) -> str:
+    """Hash of the reference, its arithmetic, and the content of these files of the run's data."""
     return records.content_hash(
-        [models.weights_hash(task.reference), task.dtype, task.sizes.max_length]
+        [
+            VERSION,
+            models.weights_hash(task.reference),
+            models.tokenizer_hash(task.reference),
+            task.dtype,
+            task.device,
+            task.sizes.max_length,
+            {name: models.file_hash(task.data / name) for name in files},
+        ]
     )
+
+
+def _trial_key(task: Task, trial: Trial) -> str:
+    """Hash of all that a trial's checkpoints depend on: PPO's reward too."""
+    match METHODS[trial.method].data:
+        case "pairs":
+            learns_from = [_data_key(task, "pairs.jsonl")]
+        case "thumbs":
+            learns_from = [_data_key(task, "thumbs.jsonl")]
+        case "prompts" if _reward(trial) == MODEL_REWARD:
+            learns_from = [_data_key(task, "pairs.jsonl"), models.weights_hash(_reward_model(task))]
+        case "prompts":
+            learns_from = [_data_key(task), task.judge]  # which names the lab's world
+    return records.content_hash([trial, learns_from])
+
+
+def _reward(trial: Trial) -> str:
+    """What rewards PPO: the trained model, or a verifiable family of the lab."""
+    return str(trial.settings.get("reward", MODEL_REWARD))
+
+
+def _reward_model(task: Task) -> Path:
+    """Where PPO's reward model is saved."""
+    return Path(task.run) / "reward_model" / "model"
 
 
 # -- one trial ---------------------------------------------------------------------------------
@@ -151,7 +194,7 @@ def _data_key(task: Task) -> str:
 def train_trial(task: Task, trial: Trial, on_row: OnRow) -> Path:
     """Train unless that is done; returns the trial's folder."""
     folder = Path(task.run) / "trials" / trial.name
-    key = records.content_hash([trial, _data_key(task)])
+    key = _trial_key(task, trial)
     log = folder / "train.jsonl"
     if not steps.is_done(log, key):
         with steps.disk_errors(folder):
@@ -175,7 +218,10 @@ def measure_trial(folder: Path, trial: Trial, evaluator: Evaluator, on_row: OnRo
 
 
 def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
-    """Clock and memory, apart from the results: equal runs have equal results."""
+    """Clock and memory, apart from the results: equal runs have equal results.
+
+    The peak is the worker's until now, so it may be an earlier trial's.
+    """
     rows = records.read_jsonl(folder / "train.jsonl")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     records.write_json(
@@ -198,8 +244,7 @@ def train(task: Task, trial: Trial, folder: Path, on_row: OnRow) -> None:
     from prefeval.minitrainers import load, make_config
 
     module = load(trial.method)
-    settings = dict(trial.settings)
-    reward = settings.pop("reward", "model")
+    settings = {k: v for k, v in trial.settings.items() if k != "reward"}
     config = make_config(
         trial.method,
         beta=trial.beta,
@@ -218,7 +263,8 @@ def train(task: Task, trial: Trial, folder: Path, on_row: OnRow) -> None:
         case "thumbs":
             data = _thumb_data(prepare_thumbs(task))
         case "prompts":
-            data, extra = _prompt_data(task, reward)
+            room = task.sizes.max_length - getattr(config, "max_new_tokens", 0)
+            data, extra = _prompt_data(task, _reward(trial), room)
     module.train(policy, tokenizer, data, config, out_dir=folder, on_step=on_row, **extra)
 
 
@@ -242,20 +288,28 @@ def _thumb_data(rows: Rows) -> Any:
     )
 
 
-def _prompt_data(task: Task, reward: str) -> tuple[Any, dict[str, Any]]:
-    """PPO's prompts and reward: the trained reward model, or a verifiable family of the lab."""
+def _prompt_data(task: Task, reward: str, room: int) -> tuple[PromptData, dict[str, Any]]:
+    """PPO's prompts and reward: the trained reward model, or a verifiable family of the lab.
+
+    Of the pairs' prompts, those of more than ``room`` tokens are left out.
+    """
     from prefeval.minitrainers.rollouts import PromptData
 
-    if reward != "model":
+    if reward != MODEL_REWARD:
         from prefeval.harness import lab_rewards
 
         return lab_rewards.prompt_data(task.judge, reward), {}
     from prefeval.harness.judges import reward_model
     from prefeval.minitrainers import reward as reward_module
 
-    judge = reward_model.from_folder(Path(task.run) / "reward_model" / "model")
+    judge = reward_model.from_folder(_reward_model(task), device=task.device)
     pairs = preference_data.load_pairs(task.data / "pairs.jsonl").items
-    prompts = _distinct(pairs)
+    prompts = preference_data.with_room(preference_data.distinct(pairs), judge.tokenizer, room)
+    if not prompts:
+        raise PrefevalError(
+            f"no prompt takes at most {room} tokens, so none leaves room for an answer; "
+            "raise --max-length"
+        )
 
     def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
         asked = [(prompts[i].prompt, text) for i, text in zip(indices, texts, strict=True)]
@@ -265,11 +319,3 @@ def _prompt_data(task: Task, reward: str) -> tuple[Any, dict[str, Any]]:
 
     data = PromptData([p.id for p in prompts], [p.prompt for p in prompts], score)
     return data, {"value_body": judge.model.base_model}
-
-
-def _distinct(items: Sequence[PreferencePair] | Sequence[Thumb]) -> list[Any]:
-    """One item of each prompt, in order."""
-    first: dict[str, Any] = {}
-    for item in items:
-        first.setdefault(records.content_hash(item.prompt), item)
-    return list(first.values())

@@ -7,7 +7,7 @@ is imported before it is used. All rates and shares are percent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefeval.records import MetricResult, PrefevalError
@@ -129,8 +129,3 @@ def row(results: Sequence[MetricResult]) -> dict[str, float | int]:
         flat |= {name: result.value, low: result.ci_low, high: result.ci_high}
         flat[f"{name}_n"] = result.n
     return flat
-
-
-def as_mapping(results: Sequence[MetricResult]) -> Mapping[str, MetricResult]:
-    """Results by name."""
-    return {result.name: result for result in results}

@@ -53,11 +53,11 @@ def _scatter(f: Frame, row: CheckpointRow, chosen: bool) -> Markup:
         parts.append(el("line", x1=x, x2=x, y1=f.y(lc.low), y2=f.y(lc.high), class_="ci"))
     if chosen and raw.has_interval:
         parts.append(el("line", x1=f.x(raw.low), x2=f.x(raw.high), y1=y, y2=y, class_="ci"))
-    return _mark(f, row, x, y, chosen, parts)
+    return _mark(row, x, y, chosen, parts)
 
 
 def _mark(
-    f: Frame, row: CheckpointRow, x: float, y: float, chosen: bool, parts: Sequence[Markup] = ()
+    row: CheckpointRow, x: float, y: float, chosen: bool, parts: Sequence[Markup] = ()
 ) -> Markup:
     shape = method_index(row.key.method)
     mark = svg.marker(x, y, shape, 4.8 if chosen else 2.8)
@@ -172,4 +172,4 @@ def _ratio_mark(f: Frame, row: CheckpointRow, x_value: float, chosen: bool) -> M
     x, parts = f.x(x_value), []
     if chosen and number.has_interval:
         parts.append(el("line", x1=x, x2=x, y1=f.y(number.low), y2=f.y(number.high), class_="ci"))
-    return _mark(f, row, x, f.y(number.value), chosen, parts)
+    return _mark(row, x, f.y(number.value), chosen, parts)

@@ -15,11 +15,8 @@ def manifest_groups(run: Run) -> list[dict[str, Any]]:
     manifest = run.manifest
     plain = ("prefeval_version", "created", "schema", "threads", "seeds")
     lab = manifest.get("lab") or {}
-    config = {
-        k: v
-        for k, v in (manifest.get("config") or {}).items()
-        if not (lab and k in ("lab", "lab_data"))
-    }
+    knobs = ("lab", "lab_data")  # said under "Lab"; elsewhere they have no meaning
+    config = {k: v for k, v in (manifest.get("config") or {}).items() if k not in knobs}
     hashes = {"configuration": manifest.get("config_hash"), **(manifest.get("hashes") or {})}
     groups = [
         _group("Run", {k: manifest[k] for k in plain if k in manifest}),

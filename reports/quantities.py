@@ -71,13 +71,6 @@ def interval(number: Number, digits: int = 1, *, sign: bool = False) -> str:
     return f"[{fixed(number.low, digits, sign=sign)}, {fixed(number.high, digits, sign=sign)}]"
 
 
-def with_interval(number: Number, digits: int = 1, *, sign: bool = False) -> str:
-    """``58.1 [54.0, 62.2]``, or a dash with the reason in brackets."""
-    if not number.known:
-        return f"{DASH} ({number.reason})" if number.reason else DASH
-    return f"{fixed(number.value, digits, sign=sign)} {interval(number, digits, sign=sign)}".strip()
-
-
 def beta_text(value: float) -> str:
     """A lever's value as people write it: 0.05, 2, 1e-05."""
     return f"{value:.3g}"

@@ -11,26 +11,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
+from prefeval.metrics import INTERVAL_COLUMNS
+from prefeval.metrics.selection import Key as Key
 from prefeval.records import PrefevalError
 from prefeval.reports.files import as_float, read_frame, read_object, read_rows
 from prefeval.reports.quantities import Number, missing
 
-INTERVALS = {"lc_win_rate": ("lc_ci_low", "lc_ci_high")}
 METHODS = ("dpo", "ipo", "kto", "simpo", "ppo", "sft")  # the order of colours and markers
 METHOD_NAMES = {"simpo": "SimPO"}
-
-
-class Key(NamedTuple):
-    """What names a checkpoint within a run."""
-
-    method: str
-    beta: float
-    seed: int
-    step: int
 
 
 @dataclass(frozen=True)
@@ -198,7 +190,7 @@ def _from_results(
         saved = metrics.get(path, {})
         numbers = {}
         for name in names:
-            low, high = INTERVALS.get(name, (f"{name}_ci_low", f"{name}_ci_high"))
+            low, high = INTERVAL_COLUMNS.get(name, (f"{name}_ci_low", f"{name}_ci_high"))
             value, n = as_float(row[name]), as_float(row.get(f"{name}_n"))
             reason = "" if math.isfinite(value) else _reason(saved.get(name), name)
             numbers[name] = Number(
@@ -214,7 +206,7 @@ def _from_results(
 def _is_metric(column: str) -> bool:
     return column not in {
         *("method", "beta", "seed", "step", "trial", "checkpoint"),
-        *("lc_ci_low", "lc_ci_high"),
+        *(end for ends in INTERVAL_COLUMNS.values() for end in ends),
     } and not column.endswith(("_ci_low", "_ci_high", "_n"))
 
 

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefeval.metrics import INTERVAL_COLUMNS
 from prefeval.reports.labels import listed, name, short
 from prefeval.reports.quantities import Number, beta_text, fixed, interval, missing
-from prefeval.reports.run import INTERVALS, CheckpointRow, Key, Run, method_name
+from prefeval.reports.run import CheckpointRow, Key, Run
 
 TONES = {"usable": "ok", "not usable": "bad", "undecided": "unsure"}
 SIGNS = {"usable": "✓", "not usable": "✗", "undecided": "?"}
@@ -255,7 +256,7 @@ def _numbers(columns: Mapping[str, Any]) -> dict[str, Number]:
     found = {}
     for column in names:
         n = columns.get(f"{column}_n")
-        low, high = INTERVALS.get(column, (f"{column}_ci_low", f"{column}_ci_high"))
+        low, high = INTERVAL_COLUMNS.get(column, (f"{column}_ci_low", f"{column}_ci_high"))
         found[column] = Number(
             _number(columns[column]),
             _number(columns.get(low)),
@@ -320,8 +321,3 @@ def _why_not(betas: Sequence[Beta]) -> tuple[Reason, ...]:
                 Reason(TONES[state], f"{len(group)} β {words}; nearest {short(near.keys[0])}{why}")
             )
     return tuple(found) or (Reason("unsure", "no β was evaluated"),)
-
-
-def label_of(method: str, beta: float) -> str:
-    """A β's name in tables: "DPO 0.1"."""
-    return f"{method_name(method)} {beta_text(beta)}"

@@ -50,8 +50,8 @@ def command(model: Path, data: Path, steps: int, out: Path) -> list[str]:
         "--methods", "dpo,simpo", "--beta", "dpo=0.1,simpo=2",
         "--lr", "2e-5", "--batch-size", "8", "--micro-batch", "4", "--max-steps", str(steps),
         "--dtype", "bfloat16", "--max-length", "224", "--max-new-tokens", "40",
-        "--held-out", "0.35",
-        "--prompts", "16" if few else "400", "--judge-pairs", "16" if few else "192",
+        "--held-out", "0.5",
+        "--prompts", "16" if few else "400", "--judge-pairs", "16" if few else "160",
         "--checkpoints", "1", "--name", f"smollm2-harmless-{steps}", "--out", str(out),
     ]  # fmt: skip
 

@@ -118,7 +118,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Trial:
-    """One cell of the grid. ``lever`` names what ``beta`` sets ("beta" or "kl_coef")."""
+    """One cell of the grid. What ``beta`` sets is its method's lever (PPO: ``kl_coef``);
+    ``settings`` are the trainer's other ones."""
 
     method: str
     beta: float
@@ -153,17 +154,6 @@ class MetricResult:
     unit: str = ""
     higher_is_better: bool | None = None
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """A finding about a run: what is seen, how bad, on what evidence, why, and what to do."""
-
-    symptom: str
-    severity: Literal["info", "warning", "error"]
-    evidence: str
-    cause: str
-    action: str
 
 
 def to_jsonable(value: Any) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from prefeval.harness import models
 from prefeval.harness.backends import Backend, Scored
 from prefeval.minitrainers import batches, logps, sampling
 from prefeval.records import Completion, Messages, PrefevalError, Prompt, Sampling
@@ -18,7 +19,11 @@ TOKENS_A_BATCH = 8192  # padded tokens scored at once; bounds memory whatever th
 
 
 class HuggingFaceBackend:
-    """Generates and scores with a causal LM and its tokenizer's chat template."""
+    """Generates and scores with a causal LM and its tokenizer's chat template.
+
+    ``max_length`` is in tokens of prompt and answer, ``batch_size`` in rows generated at once.
+    Raises ``PrefevalError`` when the tokenizer has tokens that the model does not know.
+    """
 
     def __init__(
         self,
@@ -27,11 +32,10 @@ class HuggingFaceBackend:
         *,
         max_length: int,
         batch_size: int = 256,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        models.check_vocabulary(model, tokenizer)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.max_length, self.batch_size = max_length, batch_size
-        self.on_progress = on_progress
 
     def generate(self, prompts: Sequence[Prompt], sampling_: Sampling) -> list[Completion]:
         """``n`` completions of every prompt. A row's draws depend on its prompt's place in

@@ -1,4 +1,4 @@
-"""Where trials run: one protocol, one file an implementation.
+"""Where trials run: one protocol, one file an implementation, named in ``EXECUTORS``.
 
 An executor takes jobs and yields what becomes of them. Files are the state: a job that is done
 again finds what it had finished, so an executor may run a job more than once.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from importlib import import_module
+from typing import Any, Literal, Protocol, Self
 
 from prefeval.harness.task import Task
-from prefeval.records import Trial
+from prefeval.records import PrefevalError, Trial
+
+EXECUTORS: Mapping[str, str] = {"local": "prefeval.harness.executors.local:LocalExecutor"}
+"""The class of each executor by the name that ``--executor`` takes; called with the number of
+workers."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,26 @@ class Event:
 
 
 class Executor(Protocol):
-    """Runs jobs; implementations: `local.LocalExecutor`."""
+    """Runs jobs; use as a context, which ends what it started."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
         """Run all jobs, in any order; a failed one does not stop the others."""
         ...
+
+
+def require_known(name: str) -> None:
+    """Raise ``PrefevalError`` unless there is an executor of this name."""
+    if name not in EXECUTORS:
+        raise PrefevalError(f"unknown executor {name!r}; use {', '.join(EXECUTORS)}")
+
+
+def open_executor(name: str, workers: int) -> Executor:
+    """The executor of this name; ``PrefevalError`` for an unknown one."""
+    require_known(name)
+    module, _, cls = EXECUTORS[name].partition(":")
+    executor: Executor = getattr(import_module(module), cls)(workers)
+    return executor

@@ -31,7 +31,7 @@ class LocalExecutor:
     def __enter__(self) -> LocalExecutor:
         return self
 
-    def __exit__(self, kind: object, *exception: object) -> None:
+    def __exit__(self, kind: object = None, *exception: object) -> None:
         """A worker ends when its pipe closes; after an error it is stopped where it is."""
         for connection, process in self._live.items():
             connection.close()
@@ -61,6 +61,7 @@ class LocalExecutor:
 
         A worker that dies (killed, out of memory) fails its job and is replaced.
         """
+        self._drop_dead()
         waiting = deque(jobs)
         busy: dict[Connection, Job] = {}
         idle = list(self._live)
@@ -82,6 +83,13 @@ class LocalExecutor:
                 if event.kind in ("done", "failed"):
                     busy.pop(ready)
                     idle.append(ready)
+
+    def _drop_dead(self) -> None:
+        """Forget workers that died while they had nothing to do."""
+        for connection, process in list(self._live.items()):
+            if not process.is_alive():
+                connection.close()
+                del self._live[connection]
 
 
 def _death(exitcode: int | None) -> str:

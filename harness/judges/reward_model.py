@@ -61,11 +61,12 @@ class Audit:
     def describe(self) -> str:
         """One line for the terminal."""
         shorter = self.accuracy_chosen_shorter
+        where_shorter = f"{shorter.value:.1f}% of {shorter.n}" if shorter.n else "there is none"
         return (
             f"agrees with {self.accuracy.value:.1f}% of {self.accuracy.n} held-out pairs "
             f"[{self.accuracy.ci_low:.1f}, {self.accuracy.ci_high:.1f}]; preferring the longer "
             f"answer alone: {self.length_accuracy.value:.1f}%; where the chosen answer is shorter: "
-            f"{shorter.value:.1f}% of {shorter.n}; correlation of score and length: "
+            f"{where_shorter}; correlation of score and length: "
             f"{self.length_correlation.value:+.2f}"
         )
 
@@ -220,9 +221,18 @@ def from_folder(
             f"{path} is no reward model (it has no score head of one label); name another folder"
         )
     models.check_finite(model, path)
-    settings = {"judge": RewardModelJudge.name, "weights": models.weights_hash(path)}
     tokenizer = models.load_tokenizer(path)
-    return RewardModelJudge(model.to(device), tokenizer, settings)
+    context = getattr(model.config, "max_position_embeddings", None) or 1024
+    return RewardModelJudge(model.to(device), tokenizer, _settings(path), max_length=context)
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """What a reward model's scores depend on, beside the texts."""
+    return {
+        "judge": RewardModelJudge.name,
+        "weights": models.weights_hash(folder),
+        "tokenizer": models.tokenizer_hash(folder),
+    }
 
 
 class Trained(NamedTuple):
@@ -268,8 +278,7 @@ def train(
     folder = out_dir / "model"
     shutil.rmtree(folder, ignore_errors=True)
     saved[-1].path.rename(folder)
-    settings = {"judge": RewardModelJudge.name, "weights": models.weights_hash(folder)}
-    judge = RewardModelJudge(model, tokenizer, settings, max_length=config.max_length)
+    judge = RewardModelJudge(model, tokenizer, _settings(folder), max_length=config.max_length)
     with loop.autocast(config):
         worth = judge.audit(held_out, seed=config.seed)
     return Trained(judge, worth, len(pairs) - len(encoded))

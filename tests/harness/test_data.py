@@ -50,7 +50,7 @@ def test_the_same_pairs_load_from_every_kind_of_file(tmp_path, name):
         case _:
             write(path, ROWS)
     loaded = load_pairs(path)
-    assert [(p.prompt[0]["content"], p.chosen, p.rejected) for p in loaded.pairs] == [
+    assert [(p.prompt[0]["content"], p.chosen, p.rejected) for p in loaded.items] == [
         ("One?", "a", "b"),
         ("Two?", "c", "d"),
     ]
@@ -63,8 +63,8 @@ def test_pairs_load_from_a_folder_and_from_a_saved_data_set(tmp_path):
     (tmp_path / "files").mkdir()
     write(tmp_path / "files" / "train.jsonl", ROWS)
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
-    assert load_pairs(tmp_path / "files").pairs == load_pairs(tmp_path / "saved").pairs
-    assert len(load_pairs(tmp_path / "files").pairs) == 2
+    assert load_pairs(tmp_path / "files").items == load_pairs(tmp_path / "saved").items
+    assert len(load_pairs(tmp_path / "files").items) == 2
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -85,7 +85,7 @@ def test_unusable_rows_are_dropped_and_counted_by_reason(tmp_path):
     rows += [{"prompt": "Four?", "chosen": "", "rejected": "f"}] * 2
     rows += [{"prompt": None, "chosen": "g", "rejected": "h"}]
     loaded = load_pairs(write(tmp_path / "a.jsonl", rows))
-    assert len(loaded.pairs) == 2
+    assert len(loaded.items) == 2
     assert loaded.dropped == {"identical": 1, "empty answer": 2, "empty prompt": 1}
     assert loaded.describe() == "2 of 6 rows (dropped: 2 empty answer, 1 empty prompt, 1 identical)"
 
@@ -97,7 +97,7 @@ def test_nothing_left_to_use_is_an_error_with_the_counts(tmp_path):
 
 
 def test_ids_are_taken_made_from_rows_and_never_doubled(tmp_path):
-    assert [p.id for p in load_pairs(write(tmp_path / "a.jsonl", ROWS)).pairs] == [
+    assert [p.id for p in load_pairs(write(tmp_path / "a.jsonl", ROWS)).items] == [
         "row-000000",
         "row-000001",
     ]
@@ -156,10 +156,10 @@ def test_a_hub_name_without_a_hub_is_one_line(monkeypatch):
 
 def test_thumbs_load_plain_conversational_and_from_messages(tmp_path):
     rows = [{"prompt": "Q", "completion": "A", "label": 1}]
-    plain = load_thumbs(write(tmp_path / "a.jsonl", rows)).thumbs
+    plain = load_thumbs(write(tmp_path / "a.jsonl", rows)).items
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     rows = [{"messages": turns, "label": True}]
-    assert load_thumbs(write(tmp_path / "b.jsonl", rows)).thumbs == plain
+    assert load_thumbs(write(tmp_path / "b.jsonl", rows)).items == plain
     assert plain[0].desirable is True
 
 
@@ -238,12 +238,12 @@ def test_thumbs_from_pairs_hold_one_side_of_each_pair_about_half_of_them_liked()
 def test_anthropics_transcripts_load_with_their_prompt_as_the_shared_beginning(shared):
     loaded = load_pairs(shared / "data/hh_harmless/harmless-base.test.jsonl.gz")
     assert loaded.rows == 2312
-    assert len(loaded.pairs) + sum(loaded.dropped.values()) == loaded.rows
-    assert len(loaded.pairs) > 2300
-    assert all(p.prompt[-1]["role"] == "user" for p in loaded.pairs)
+    assert len(loaded.items) + sum(loaded.dropped.values()) == loaded.rows
+    assert len(loaded.items) > 2300
+    assert all(p.prompt[-1]["role"] == "user" for p in loaded.items)
     # in one row the assistant itself writes "Human:"
-    assert sum("\n\nHuman:" in p.chosen + p.rejected for p in loaded.pairs) == 1
-    split = split_pairs(loaded.pairs)
+    assert sum("\n\nHuman:" in p.chosen + p.rejected for p in loaded.items) == 1
+    split = split_pairs(loaded.items)
     held = {p.prompt[0]["content"] for p in split.held_out}
     assert len(held) > 400
     assert not held & {p.prompt[0]["content"] for p in [*split.train, *split.reward_model]}

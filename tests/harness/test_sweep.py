@@ -160,3 +160,31 @@ def test_lab_is_written_out_as_ordinary_files_and_never_over_others(
     assert (tmp_path / "lab" / "reference" / "model.safetensors").exists()
     run = prefeval(["lab", "--smoke", "--out", str(tmp_path / "lab")], lab_cache, code=2)
     assert "choose a new folder" in run.stderr
+
+
+def test_two_processes_may_build_the_same_lab_at_once(tmp_path: Path) -> None:
+    outs = [tmp_path / "a", tmp_path / "b"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "prefeval", "lab", "--smoke", "--out", str(out)],
+            env=environment(tmp_path / "cache"),
+            stdout=subprocess.DEVNULL,
+        )
+        for out in outs
+    ]
+    assert [p.wait(timeout=120) for p in processes] == [0, 0]
+    for name in ("pairs.jsonl", "reference/model.safetensors"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+    built = [p.name for p in (tmp_path / "cache" / "lab").iterdir() if p.is_dir()]
+    assert sorted(name.partition("-")[0] for name in built) == ["data", "reference"]
+
+
+def test_ppo_trains_on_a_game_of_several_turns_whose_reward_comes_last(
+    lab_cache: Path, tmp_path: Path
+) -> None:
+    options = ("--smoke", "--reward", "guess", "--target-kl", "1", "--out", str(tmp_path))
+    run = prefeval(["train", "ppo", *options], lab_cache)
+    log = records.read_jsonl(Path(run.stdout.split()[-1]).parent / "train.jsonl")
+    assert len(log) == 2
+    assert all(0 <= row["reward"] <= 1 for row in log)
+    assert log[0]["kl_coef"] != log[1]["kl_coef"]  # the controller moves it towards its target

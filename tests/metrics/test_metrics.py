@@ -13,8 +13,12 @@ from prefeval.metrics.retention import changes
 from prefeval.records import MetricResult, PrefevalError
 
 
+def by_name(results):
+    return {result.name: result for result in results}
+
+
 def measure(name, evidence):
-    return metrics.as_mapping(metrics.get(name)(evidence, rng=np.random.default_rng(0)))
+    return by_name(metrics.get(name)(evidence, rng=np.random.default_rng(0)))
 
 
 def judged(first, second, true=None):
@@ -199,7 +203,7 @@ def test_nothing_measured_gives_nan_with_a_reason_everywhere():
 
 def test_all_metrics_have_n_and_an_interval_around_their_value(make):
     evidence = make(np.random.default_rng(0), quality=0.3, losses={"json": 0.1})
-    results = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(0)))
+    results = by_name(metrics.compute(evidence, np.random.default_rng(0)))
     for name in ("win_rate", "lc_win_rate", "retention_json", "change_json"):
         result = results[name]
         assert result.n == (64 if name.endswith("json") else 400)
@@ -208,7 +212,7 @@ def test_all_metrics_have_n_and_an_interval_around_their_value(make):
 
 def test_lc_win_rate_sees_through_length(make):
     evidence = make(np.random.default_rng(1), quality=0.0, length_shift=1.0, length_effect=1.0)
-    got = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(0)))
+    got = by_name(metrics.compute(evidence, np.random.default_rng(0)))
     assert got["win_rate"].ci_low > 55
     assert got["lc_win_rate"].ci_low < 50 < got["lc_win_rate"].ci_high
     assert got["lc_coef_length"].value < 0  # of the baseline's extra length
@@ -217,8 +221,8 @@ def test_lc_win_rate_sees_through_length(make):
 
 def test_a_metrics_numbers_do_not_depend_on_which_others_run(make):
     evidence = make(np.random.default_rng(2))
-    full = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(5)))
-    alone = metrics.as_mapping(metrics.compute(evidence, np.random.default_rng(5), ["lc_win_rate"]))
+    full = by_name(metrics.compute(evidence, np.random.default_rng(5)))
+    alone = by_name(metrics.compute(evidence, np.random.default_rng(5), ["lc_win_rate"]))
     assert alone["lc_win_rate"] == full["lc_win_rate"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from prefeval.reports import svg
 from prefeval.reports.chart_frontier import pareto
 from prefeval.reports.placement import Label, place_labels
-from prefeval.reports.quantities import Number, fixed, interval, p_text, significant, with_interval
+from prefeval.reports.quantities import Number, fixed, interval, p_text, significant
 from prefeval.reports.tables import Footnotes, shown
 
 
@@ -27,10 +27,6 @@ def test_a_number_is_printed_with_a_true_minus_and_no_minus_zero(value: float, t
 )
 def test_kl_is_printed_in_three_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
-
-
-def test_an_undefined_number_is_a_dash_with_its_reason() -> None:
-    assert with_interval(Number(math.nan, reason="no oracle")) == "— (no oracle)"
 
 
 def test_an_interval_needs_both_ends() -> None:

@@ -1,0 +1,108 @@
+"""What an evaluation saved, read back: completions, metrics, and the frames that metrics take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from prefeval import records
+from prefeval.harness.task import Task
+from prefeval.metrics import length_control
+from prefeval.metrics.evidence import Evidence
+from prefeval.records import Completion, MetricResult
+
+FRAMES = ("judgments", "samples", "pairs", "checks")
+_FLOATS = ("value", "stderr", "ci_low", "ci_high")
+
+
+def read_metrics(path: Path) -> list[MetricResult]:
+    """The metrics of one checkpoint; what JSON calls null is NaN again."""
+    rows: list[dict[str, Any]] = records.read_json(path)["metrics"]
+    for row in rows:
+        row.update({k: math.nan for k in _FLOATS if row[k] is None})
+    return [MetricResult(**row) for row in rows]
+
+
+def read_calibration(
+    task: Task,
+) -> tuple[length_control.Calibration, Mapping[str, float]]:
+    """What length control freezes before a run: the A/A rows, and each prompt's difficulty."""
+    rows = records.read_jsonl(task.reference_dir / "self_play.jsonl")
+    if not rows:
+        return length_control.Calibration(), {}
+    frame = pd.DataFrame(rows)
+    preference = frame["preference"].astype(float).to_numpy()
+    difficulty = length_control.difficulty_from_self_play(frame["prompt_id"].tolist(), preference)
+    gamed = length_control.gamed_rows(
+        preference,
+        frame["len_output"],
+        frame["len_baseline"],
+        difficulty.loc[frame["prompt_id"]].to_numpy(),
+    )
+    name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
+    by_prompt = {str(k): float(v) for k, v in difficulty.items()}
+    return length_control.Calibration(gamed=gamed, name=name), by_prompt
+
+
+def read_evidence(
+    out: Path,
+    task: Task,
+    calibration: tuple[length_control.Calibration, Mapping[str, float]],
+) -> Evidence:
+    """The frames of one checkpoint, joined with the reference's by id."""
+    frames = {
+        name: pd.DataFrame(records.read_jsonl(out / f"{name}.jsonl"))
+        for name in FRAMES
+        if (out / f"{name}.jsonl").exists()
+    }
+    frozen, difficulty = calibration
+    judged = frames["judgments"]
+    judged["difficulty"] = [difficulty.get(i, 0.0) for i in judged["prompt_id"]]
+    reference = pd.DataFrame(records.read_jsonl(task.reference_dir / "pairs.jsonl"))
+    if len(reference):
+        names = {"chosen_logps": "ref_chosen_logps", "rejected_logps": "ref_rejected_logps"}
+        reference = reference.rename(columns=names)[["pair_id", *names.values()]]
+        frames["pairs"] = frames["pairs"].merge(reference, on="pair_id", validate="1:1")
+    frames["diverse"] = _diverse(out, task)
+    return Evidence(**frames, calibration=frozen)
+
+
+def _diverse(out: Path, task: Task) -> pd.DataFrame:
+    columns = ["prompt_id", "index", "text"]
+    own, base = (
+        pd.DataFrame(
+            [(c.prompt_id, c.index, c.text) for c in read_completions(f) if c.mode == "diverse"],
+            columns=columns,
+        )
+        for f in (out, task.reference_dir)
+    )
+    base = base.rename(columns={"text": "ref_text"})
+    return own.merge(base, on=["prompt_id", "index"], validate="1:1")
+
+
+def read_completions(folder: Path) -> list[Completion]:
+    """Every completion that was saved in a folder, in the order of generation."""
+    return [
+        Completion(**{**row, "token_ids": tuple(row["token_ids"])})
+        for row in records.read_jsonl(folder / "completions.jsonl")
+    ]
+
+
+def texts_by_prompt(completions: Sequence[Completion], mode: str) -> list[dict[str, str]]:
+    """Texts of one mode by prompt id, one mapping an index."""
+    found: list[dict[str, str]] = []
+    for c in completions:
+        if c.mode == mode:
+            while len(found) <= c.index:
+                found.append({})
+            found[c.index][c.prompt_id] = c.text
+    return found
+
+
+def first_samples(completions: Sequence[Completion]) -> dict[str, Completion]:
+    """The sample of each prompt that is judged, by prompt id."""
+    return {c.prompt_id: c for c in completions if c.mode == "sample" and c.index == 0}
