@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +12,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import prefeval
+from prefeval.harness import signals
 from prefeval.records import PrefevalError
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
 
 # What a wrong command line raises: click's class in older typers, typer's own in newer ones.
 UsageFault: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -239,10 +242,12 @@ def report(
 ) -> None:
     """Write summary.md and report.html again, from saved results alone."""
     from prefeval import reports
+    from prefeval.harness.steps import disk_errors
 
     for folder in run:
-        typer.echo(reports.write_summary(folder))
-        typer.echo(reports.write_report(folder))
+        with disk_errors(folder, "copy the run to where you may write"):
+            typer.echo(reports.write_summary(folder))
+            typer.echo(reports.write_report(folder))
 
 
 @app.command()
@@ -260,7 +265,12 @@ def lab(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command; a person's mistake is one line, not a traceback."""
     args = None if arguments is None else list(arguments)
-    raise SystemExit(run_guarded(lambda: app(args, prog_name="prefeval", standalone_mode=False)))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that cannot write β shows it escaped
+            stream.reconfigure(errors="backslashreplace")
+    with signals.stop():
+        code = run_guarded(lambda: app(args, prog_name="prefeval", standalone_mode=False))
+    raise SystemExit(code)
 
 
 def run_guarded(command: Callable[[], Any]) -> int:
@@ -273,15 +283,27 @@ def run_guarded(command: Callable[[], Any]) -> int:
     except UsageFault as error:
         print(f"prefeval: {_usage_line(error)}", file=sys.stderr)
         return EXIT_USAGE
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt, signals.Stopped) as error:
         import shlex
 
         again = " ".join(["prefeval", *(shlex.quote(a) for a in sys.argv[1:])])
         print(f"\ninterrupted; what is finished is kept. To continue: {again}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return error.exit_code if isinstance(error, signals.Stopped) else EXIT_INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return EXIT_PIPE_CLOSED
+    except PermissionError as error:
+        where = error.filename or "a file"
+        print(f"prefeval: no permission for {where}; make it readable, writable", file=sys.stderr)
+        return EXIT_USAGE
+    except Exception as error:
+        from prefeval.harness.steps import disk_fault
+
+        if not (why := disk_fault(error)):
+            raise
+        where = getattr(error, "filename", None)
+        print(f"prefeval: {f'cannot write {where}: ' if where else ''}{why}", file=sys.stderr)
+        return EXIT_USAGE
     return code if isinstance(code, int) else 0
 
 

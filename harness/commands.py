@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import executors, grid, live
+from prefeval.harness import executors, grid, inputs, live
 from prefeval.harness import lab as labs
 from prefeval.harness.settings import LAB, SMOKE, SweepConfig, resolve_device
 from prefeval.harness.task import Sizes
@@ -61,8 +61,9 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
     if sizes.max_new_tokens >= sizes.max_length:
         raise PrefevalError(
             f"{sizes.max_new_tokens} new tokens leave no room for a prompt within "
-            f"{sizes.max_length}; raise --max-length"
+            f"{sizes.max_length}; raise --max-length or lower --max-new-tokens"
         )
+    inputs.check_name(options.get("name", ""))
     config = SweepConfig(
         methods=names,
         betas=grid.parse_betas(beta, names),
@@ -82,8 +83,10 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         dtype=options["dtype"],
         device=resolve_device(options["device"]),
     )
+    inputs.check(config)
+    config = inputs.within_context(config, chosen=bool(options.get("max_length")))
     config = _smoked(config) if options.get("smoke") else config
-    return replace(config, inputs=_input_hashes(config))
+    return replace(config, inputs=inputs.hashes(config))
 
 
 def _smoked(config: SweepConfig) -> SweepConfig:
@@ -101,25 +104,6 @@ def _smoked(config: SweepConfig) -> SweepConfig:
         prompts=16,
         reward_model_pairs=32,
     )
-
-
-def _input_hashes(config: SweepConfig) -> dict[str, str]:
-    """Contents of a person's own inputs: another file under the same name is another run."""
-    from prefeval.harness import models
-
-    if config.is_lab:
-        return {}
-    model = models.check_model_dir(config.model)
-    found = {"model": models.weights_hash(model), "tokenizer": models.tokenizer_hash(model)}
-    path = Path(config.data)
-    if path.is_file():
-        found["data"] = models.file_hash(path)
-    elif path.is_dir():
-        files = [f for f in sorted(path.rglob("*")) if f.is_file()]
-        found["data"] = records.content_hash([(f.name, models.file_hash(f)) for f in files])
-    elif "/" in config.data and not path.exists() and path.suffix:
-        raise PrefevalError(f"no such data file: {path}")
-    return found
 
 
 def sweep(**options: Any) -> int:
@@ -161,7 +145,7 @@ def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
 
     if outcome.selection is None:
         for name, why in outcome.failed.items():
-            console.print(f"{name}: {why}", style="red", markup=False)
+            console.print(f"{name}: {why}", style="red", markup=False, soft_wrap=True)
         raise PrefevalError("no checkpoint was measured; see the errors above")
     saved = runs.load(outcome.run.path)
     read = verdict.read(saved)
@@ -234,8 +218,7 @@ def lab(*, out: Path, knobs: str, smoke: bool) -> int:
     reference, data = labs.parse_knobs(knobs)
     if smoke:
         reference, data = replace(reference, **SMOKE_LAB), replace(data, **SMOKE_DATA)
-    if out.exists() and any(out.iterdir()):
-        raise PrefevalError(f"{out} is not empty; choose a new folder with --out")
+    labs.require_new(out)
     console = live.make_console()
     with console.status("building the lab") as status:
         built = labs.build(

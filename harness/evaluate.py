@@ -124,7 +124,8 @@ class Evaluator:
         key = records.content_hash([self.key, _model_hash(checkpoint)])
         metrics_key = records.content_hash([key, sorted(metrics.plugins())])
         done = out / "metrics.json"
-        if not steps.is_done(done, metrics_key):
+        saved = [out / f"{name}.jsonl" for name in ("completions", *measured.FRAMES)]
+        if not (steps.is_done(done, metrics_key) and all(steps.is_done(f, key) for f in saved)):
             steps.forget(done)
             needs_policy = ("completions", "samples", "pairs")
             if not all(steps.is_done(out / f"{name}.jsonl", key) for name in needs_policy):

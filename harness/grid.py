@@ -9,6 +9,7 @@ from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError
 
 POINTS = 4
+MOST = 1000  # points of a grid, or seeds: more is a slip of the keyboard
 EXAMPLE = "try 0.05:0.3"
 
 # Methods whose beta is another scale than the pull to a reference: their own default grid.
@@ -49,9 +50,11 @@ def _parts(text: str) -> tuple[float, float, int, str]:
         raise PrefevalError(f"cannot read the range {text!r}: write a:b, a:b:n or a:b:n:lin")
     count = POINTS
     if len(parts) > 2:
-        if not parts[2].isdigit() or int(parts[2]) < 1:
-            raise PrefevalError(f"range {text} needs a whole number of points, e.g. 0.05:0.3:6")
-        count = int(parts[2])
+        count = int(parts[2]) if parts[2].isdecimal() else 0
+        if not 1 <= count <= MOST:
+            raise PrefevalError(
+                f"range {text} needs a whole number of points up to {MOST}, e.g. 0.05:0.3:6"
+            )
     return _number(parts[0], text), _number(parts[1], text), count, (parts[3:] or ["log"])[0]
 
 
@@ -79,12 +82,12 @@ def parse_methods(text: str) -> tuple[str, ...]:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """``3`` as seeds 0, 1, 2; ``0,5`` as those two."""
     parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdigit() for p in parts):
+    if not all(p.isdecimal() for p in parts):
         raise PrefevalError(f"cannot read seeds {text!r}; write a count (3) or a list (0,5)")
     values = tuple(int(p) for p in parts)
     if len(values) == 1:
-        if values[0] < 1:
-            raise PrefevalError("seeds must be at least 1")
+        if not 1 <= values[0] <= MOST:
+            raise PrefevalError(f"seeds must be at least 1 and at most {MOST}, e.g. 3")
         return tuple(range(values[0]))
     return tuple(dict.fromkeys(values))
 
@@ -110,6 +113,8 @@ def parse_betas(text: str, methods: Sequence[str]) -> dict[str, tuple[float, ...
                 f"cannot read {part!r} in --beta: name one of {', '.join(methods)}, "
                 "e.g. dpo=0.05:0.3,simpo=2:10"
             )
+        if (name := method.strip()) in named:
+            raise PrefevalError(f"--beta names {name} twice; write a list: {name}=0.1/0.3")
         named[method.strip()] = parse_range(grid.replace("/", ","))
     missing = [m for m in methods if m not in named]
     if missing:

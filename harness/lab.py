@@ -8,6 +8,7 @@ beside its place under a lock and renamed, so two processes may ask at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -47,6 +48,20 @@ class ReferenceConfig:
     leakage: float = 0.12
     """share of profiles answered in JSON, trips by a tool call, harmless tasks refused"""
 
+    def __post_init__(self) -> None:
+        if not 2 <= self.people <= 96:
+            raise PrefevalError(f"people must be 2 to 96, got {self.people}")
+        if self.hidden < 8 or self.hidden % 8:
+            raise PrefevalError(f"hidden must be a multiple of 8, got {self.hidden}")
+        if min(self.layers, self.demonstrations, self.epochs) < 1:
+            raise PrefevalError("layers, demonstrations and epochs must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise PrefevalError(f"lr must be a number > 0, got {self.lr}")
+        if not 0 <= self.leakage < 1:
+            raise PrefevalError(f"leakage must be in [0, 1), got {self.leakage}")
+        if self.seed < 0:
+            raise PrefevalError(f"seed must be >= 0, got {self.seed}")
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -76,8 +91,10 @@ class DataConfig:
         for name in ("noise", "anchors"):
             if not 0 <= getattr(self, name) < 1:
                 raise PrefevalError(f"{name} must be in [0, 1), got {getattr(self, name)}")
-        if self.pairs < 1 or self.thumbs < 1 or self.temperature <= 0:
+        if self.pairs < 1 or self.thumbs < 1 or not 0 < self.temperature < math.inf:
             raise PrefevalError("pairs, thumbs and temperature must be positive")
+        if not math.isfinite(self.length_bias):
+            raise PrefevalError(f"length_bias must be a number, got {self.length_bias}")
 
 
 @dataclass(frozen=True)
@@ -155,7 +172,7 @@ def _build_folder(path: Path, make: Callable[[Path], None]) -> None:
 
     from prefeval.harness.steps import disk_errors
 
-    with disk_errors(path):
+    with disk_errors(path, "set PREFEVAL_CACHE to another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(f"{path}.lock"):
             if path.exists():
@@ -268,10 +285,15 @@ def load_backend(path: Path) -> HuggingFaceBackend:
     return HuggingFaceBackend(model, models.load_tokenizer(str(path)), max_length=MAX_LENGTH)
 
 
+def require_new(out: Path) -> None:
+    """Raise ``PrefevalError`` unless ``out`` is an empty folder, or nothing yet."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise PrefevalError(f"{out} is not empty; choose a new folder with --out")
+
+
 def export(lab: Lab, out: Path) -> list[Path]:
     """Copy a lab where other trainers can read it; an existing folder is never overwritten."""
-    if out.exists() and any(out.iterdir()):
-        raise PrefevalError(f"{out} is not empty; choose a new folder with --out")
+    require_new(out)
     from prefeval.harness.steps import disk_errors
 
     with disk_errors(out):

@@ -66,7 +66,8 @@ def check_model_dir(source: str | os.PathLike[str]) -> Path:
     weights, a missing shard, a truncated safetensors file, no tokenizer, no chat template.
     """
     folder = model_dir(source)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    whole = (folder / "config.json").is_file() and _has_weights(folder)
+    if (folder / "adapter_config.json").is_file() and not whole:
         raise PrefevalError(
             f"{folder} is an adapter; merge it first: "
             "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new_folder)"
@@ -121,6 +122,10 @@ def weight_files(folder: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     raise PrefevalError(_no_weights(folder))
+
+
+def _has_weights(folder: Path) -> bool:
+    return (folder / INDEX).is_file() or (folder / "model.safetensors").is_file()
 
 
 def _no_weights(folder: Path) -> str:
@@ -203,6 +208,13 @@ def load_tokenizer(source: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
             f"the tokenizer of {folder} has no end token, so no answer would ever end; "
             'set "eos_token" in tokenizer_config.json'
         )
+    try:
+        asked = [{"role": "user", "content": "Hello"}]
+        tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    except Exception as error:  # a template is a program
+        raise PrefevalError(
+            f"the chat template of {folder} fails ({hub.first_line(error)}); correct it"
+        ) from error
     return tokenizer
 
 
@@ -237,9 +249,10 @@ def load_model(
                 output_loading_info=True,
             )
     except Exception as error:  # transformers raises many kinds
-        raise PrefevalError(
-            f"{folder} cannot be loaded ({hub.first_line(error)}); save the model again"
-        ) from error
+        why = hub.first_line(error)
+        if "mismatched" in why:
+            why = "its weights have other shapes than its config.json says"
+        raise PrefevalError(f"{folder} cannot be loaded ({why}); save the model again") from error
     if missing := sorted(report["missing_keys"]):
         raise PrefevalError(
             f"{folder} lacks the weights of {len(missing)} tensors, first {missing[0]}; "
@@ -282,6 +295,16 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
             f"the tokenizer has {len(tokenizer)} tokens and the model {known}; "
             "use the tokenizer that the model was saved with"
         )
+
+
+def context_length(source: str | os.PathLike[str]) -> int | None:
+    """How many tokens the model was made for, where its config says so."""
+    config = _config(check_model_dir(source))
+    for part in (config, config.get("text_config")):
+        for name in ("max_position_embeddings", "n_positions"):
+            if isinstance(part, dict) and isinstance(part.get(name), int):
+                return int(part[name])
+    return None
 
 
 def file_hash(path: Path) -> str:

@@ -20,6 +20,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = path / "manifest.json"
+        self.mark = path / ".run"
         self.journal = path / "journal.jsonl"
         self.data = path / "data"
         self.reference = path / "reference"
@@ -42,17 +43,31 @@ class RunFolder:
             probe = self.path / ".writable"
             probe.write_text("", encoding="utf-8")
             probe.unlink()
-        if self.manifest.exists():
-            found = records.read_json(self.manifest).get("config_hash")
-            if found != config_hash:
+        found = self._holds()
+        if found is None:
+            if any(f.name not in (".lock", ".gitignore") for f in self.path.iterdir()):
                 raise PrefevalError(
-                    f"{self.path} holds a run of another configuration; choose another --out or "
-                    "--name, or delete it"
+                    f"{self.path} is not empty and holds no run; choose another --out or --name"
                 )
-        elif any(f.name not in (".lock", ".gitignore") for f in self.path.iterdir()):
+            with disk_errors(self.path):
+                records.write_text(self.mark, config_hash)
+        elif found != config_hash:
             raise PrefevalError(
-                f"{self.path} is not empty and holds no run; choose another --out or --name"
+                f"{self.path} holds a run of another configuration; choose another --out or "
+                "--name, or delete it"
             )
+
+    def _holds(self) -> str | None:
+        """The hash of the configuration whose run this is; None where there is none.
+
+        The mark is there from the run's first moment, the manifest once its data are: a run that
+        was stopped in between, or whose manifest was lost, is still known.
+        """
+        if self.mark.exists():
+            return self.mark.read_text(encoding="utf-8")
+        if self.manifest.exists():
+            return str(records.read_json(self.manifest).get("config_hash"))
+        return None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -77,5 +92,7 @@ class RunFolder:
         """One line in the journal, which the driver alone writes; it is a log, not the state."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row = records.to_jsonable({"time": now, "event": event, **fields})
+        if not self.path.is_dir():
+            raise PrefevalError(f"{self.path} was removed during the run; run the command again")
         with disk_errors(self.journal), self.journal.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(row, ensure_ascii=False) + "\n")

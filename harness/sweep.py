@@ -26,6 +26,7 @@ from prefeval.harness.executors.local import THREADS
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Task
+from prefeval.harness.threads import no_bars
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError, Trial
 
@@ -132,6 +133,7 @@ def prepare_inputs(
     config: SweepConfig, run: RunFolder, console: Console, command: Sequence[str]
 ) -> materialise.Materials:
     """The run's data folder, and its manifest when the run begins or its data have changed."""
+    no_bars()
     with console.status("preparing") as status:
         told: dict[str, int] = {}
 

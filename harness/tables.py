@@ -49,7 +49,9 @@ def read(source: str | os.PathLike[str], split: str) -> tuple[list[dict[str, Any
         except PrefevalError:
             raise
         except Exception as error:  # datasets raises many kinds; the file itself says more
-            raise PrefevalError(diagnose(path) or f"{source}: {hub.first_line(error)}") from error
+            raise PrefevalError(
+                diagnose(path) or f"{source} cannot be read ({hub.first_line(error)}); correct it"
+            ) from error
 
 
 def _from_disk(path: Path, split: str, cache: str) -> Any:

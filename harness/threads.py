@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,13 @@ def one_thread() -> Iterator[None]:
 
 
 def no_bars() -> None:
-    """Keep transformers' own progress bars out of ours."""
+    """Keep the libraries' own progress bars out of ours.
+
+    Their lock between processes is a semaphore, which a process that is killed leaves behind; one
+    between threads does.
+    """
+    from tqdm import tqdm  # type: ignore[import-untyped]
     from transformers.utils import logging
 
+    tqdm.set_lock(threading.RLock())
     logging.disable_progress_bar()

@@ -125,7 +125,7 @@ def _train_scorer(
 
     key = records.content_hash([_data_key(task, source, "pairs_held_out.jsonl"), settings])
     done = folder / "audit.json"
-    if steps.is_done(done, key):
+    if steps.is_done(done, key) and (folder / "model").is_dir():
         return
     steps.forget(done)
     pairs = preference_data.load_pairs(task.data / source).items
@@ -209,12 +209,27 @@ def train_trial(task: Task, trial: Trial, on_row: OnRow) -> Path:
 def measure_trial(folder: Path, trial: Trial, evaluator: Evaluator, on_row: OnRow) -> None:
     """Measure every checkpoint that is not measured yet, and note what the trial cost."""
     start = time.perf_counter()
-    checkpoints = sorted(folder.glob("checkpoint-*"))
+    checkpoints = saved_checkpoints(folder)
     for number, checkpoint in enumerate(checkpoints, 1):
         on_row({"stage": "evaluate", "at": number, "of": len(checkpoints)})
         evaluator.measure(checkpoint, checkpoint)
     if not (folder / "costs.json").exists():
         _record_costs(folder, trial, time.perf_counter() - start)
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a finished trial; ``PrefevalError`` where one is lost or damaged."""
+    found = sorted(folder.glob("checkpoint-*"))
+    again = f"to train the trial anew, delete {folder} and run the same command again"
+    last = records.read_jsonl(folder / "train.jsonl")[-1]["step"]
+    if not any(path.name.endswith(f"-{last:06d}") for path in found):
+        raise PrefevalError(f"the checkpoint of step {last} is gone; {again}")
+    for path in found:
+        try:
+            models.check_model_dir(path)
+        except PrefevalError as error:
+            raise PrefevalError(f"{error}; {again}") from error
+    return found
 
 
 def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval.harness.executors import Event, Job
+from prefeval.harness.steps import disk_fault
 from prefeval.records import PrefevalError
 
 THREADS = 1  # a worker, whatever the machine: results must not differ by its cores
@@ -68,8 +69,12 @@ class LocalExecutor:
         while waiting or busy:
             while waiting and (idle or len(self._live) < self.workers):
                 connection = idle.pop() if idle else self._start()
+                try:
+                    connection.send(waiting[0])
+                except (BrokenPipeError, ConnectionResetError):  # it died while it was idle
+                    self._live.pop(connection).join()
+                    continue
                 busy[connection] = waiting.popleft()
-                connection.send(busy[connection])
             for ready in wait(list(busy)):
                 assert isinstance(ready, Connection)
                 try:
@@ -95,7 +100,7 @@ class LocalExecutor:
 def _death(exitcode: int | None) -> str:
     if exitcode == -9:
         return "its worker was killed (out of memory?); run again with fewer --workers"
-    return f"its worker died (exit code {exitcode}); run the same command again"
+    return f"its worker ended (exit code {exitcode}); run the same command again"
 
 
 def _work(connection: Connection) -> None:
@@ -127,7 +132,7 @@ def _work(connection: Connection) -> None:
             return
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
-            first = f"{type(error).__name__}: {error}".splitlines()[0]
+            first = disk_fault(error) or f"{type(error).__name__}: {error}".splitlines()[0]
             connection.send(Event(job.name, "failed", {"traceback": trace}, first))
 
 
