@@ -188,8 +188,8 @@ def _capped(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
     out = []
     for (use, _), group in groups.items():
         limit = most if use == "win_rate" else max(2, most // 4)
-        step = max(1, -(-len(group) // limit))
-        out += group[::step]
+        kept = min(limit, len(group))
+        out += [group[i * len(group) // kept] for i in range(kept)]
     return out
 
 
