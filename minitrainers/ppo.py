@@ -261,18 +261,11 @@ def train(
         The body that the value model starts from (a reward model's, say); the policy's unless
         given.
     """
-    if not data.prompts:
-        raise PrefevalError("there are no prompts to train on; give at least one")
-    if config.batch_size < config.minibatches:
-        raise PrefevalError(
-            f"{config.batch_size} rollouts cannot be cut into {config.minibatches} mini-batches; "
-            "raise batch_size or lower minibatches"
-        )
+    require_enough(data, config)
     policy.to(config.device).eval()
     ref = copy.deepcopy(policy) if ref is None else ref.to(config.device).eval()
     value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)
     value_model.to(config.device).eval()
-
     n_steps = min(config.iterations, config.max_steps or config.iterations)
     n_updates = n_steps * config.ppo_epochs * config.minibatches
     optimisers = (
@@ -288,25 +281,14 @@ def train(
             start = time.perf_counter()
             indices = list(islice(prompts, config.batch_size))
             with autocast(config):
-                rollouts = roll_out(
-                    policy,
-                    tokenizer,
-                    data,
-                    indices,
-                    max_new_tokens=config.max_new_tokens,
-                    max_length=config.max_length,
-                    seed=(config.seed << 32) + step,
-                )
+                seed = (config.seed << 32) + step
+                rollouts = sample(policy, tokenizer, data, indices, config, seed)
                 experience = assess(policy, ref, value_model, rollouts, config, kl_coef)
             updates = []
-            for update in range(config.ppo_epochs):
-                order = epoch_order(len(indices), config.seed, step * config.ppo_epochs + update)
-                for minibatch in np.array_split(order, config.minibatches):
-                    rows = experience.rows(minibatch.tolist())
-                    row = update_once(policy, value_model, optimisers, rows, config)
-                    ids = (data.ids[indices[i]] for i in minibatch)
-                    require_finite(row, step, ids, saved)
-                    updates.append(row)
+            for rows in minibatches_of(len(indices), step, config):
+                row = update_once(policy, value_model, optimisers, experience.rows(rows), config)
+                require_finite(row, step, (data.ids[indices[i]] for i in rows), saved)
+                updates.append(row)
             log.write(
                 {
                     "step": step,
@@ -322,6 +304,45 @@ def train(
                 kl = experience.kl.mean().item()
                 kl_coef = adapt_kl_coef(kl_coef, kl, config.target_kl, config.kl_gain)
     return saved
+
+
+def sample(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PromptData,
+    indices: Sequence[int],
+    config: PPOConfig,
+    seed: int,
+) -> Rollouts:
+    """One set of rollouts, within the lengths that are configured."""
+    return roll_out(
+        policy,
+        tokenizer,
+        data,
+        indices,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        seed=seed,
+    )
+
+
+def minibatches_of(n: int, step: int, config: PPOConfig) -> Iterator[list[int]]:
+    """The rows of every update of an iteration; each pass over n rollouts has its own order."""
+    for update in range(config.ppo_epochs):
+        order = epoch_order(n, config.seed, step * config.ppo_epochs + update)
+        for rows in np.array_split(order, config.minibatches):
+            yield rows.tolist()
+
+
+def require_enough(data: PromptData, config: PPOConfig) -> None:
+    """Raise ``PrefevalError`` where there is nothing to train on, or an update without rollouts."""
+    if not data.prompts:
+        raise PrefevalError("there are no prompts to train on; give at least one")
+    if config.batch_size < config.minibatches:
+        raise PrefevalError(
+            f"{config.batch_size} rollouts cannot be cut into {config.minibatches} mini-batches; "
+            "raise batch_size or lower minibatches"
+        )
 
 
 def prompt_stream(n: int, seed: int) -> Iterator[int]:

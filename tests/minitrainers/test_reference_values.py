@@ -59,7 +59,7 @@ def pair_logps(
     return (chosen, rejected, ref_chosen, ref_rejected), (chosen_lengths, rejected_lengths)
 
 
-def check(loss: Tensor, policy: LlamaForCausalLM, case: Case) -> None:
+def assert_loss_and_gradients_equal(loss: Tensor, policy: LlamaForCausalLM, case: Case) -> None:
     """Loss and gradient against both references.
 
     A projection of the gradient is compared on the scale of the gradient's norm times the other
@@ -103,7 +103,7 @@ def test_dpo_equals_the_sigmoid_loss(models, values):
     case = values["cases"]["dpo_sigmoid"]
     four, _ = pair_logps(models, case)
     loss = dpo_loss(*four, beta=case["settings"]["beta"])
-    check(loss.losses.mean(), models["policy"], case)
+    assert_loss_and_gradients_equal(loss.losses.mean(), models["policy"], case)
     metrics = case["trl"][0]["metrics"]
     assert loss.chosen_rewards.mean().item() == pytest.approx(metrics["rewards/chosen"], **TRL)
     assert loss.rejected_rewards.mean().item() == pytest.approx(metrics["rewards/rejected"], **TRL)
@@ -113,7 +113,7 @@ def test_ipo_averaged_over_tokens_equals_trl(models, values):
     case = values["cases"]["dpo_ipo"]
     four, lengths = pair_logps(models, case)
     loss = ipo_loss(*four, *lengths, beta=case["settings"]["beta"], average=True)
-    check(loss.losses.mean(), models["policy"], case)
+    assert_loss_and_gradients_equal(loss.losses.mean(), models["policy"], case)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_kto_equals_trl(models, values, name):
         desirable_weight=settings["desirable_weight"],
         undesirable_weight=settings["undesirable_weight"],
     )
-    check(loss.losses.mean(), policy, case)
+    assert_loss_and_gradients_equal(loss.losses.mean(), policy, case)
 
 
 @pytest.mark.parametrize("name", ["simpo", "simpo_label_smoothing_0.1"])
@@ -162,4 +162,4 @@ def test_simpo_equals_trl(models, values, name):
         gamma=settings["simpo_gamma"],
         label_smoothing=settings.get("label_smoothing", 0.0),
     )
-    check(loss.losses.mean(), models["policy"], case)
+    assert_loss_and_gradients_equal(loss.losses.mean(), models["policy"], case)
