@@ -46,6 +46,9 @@ METHODS: Mapping[str, Method] = {
     "ppo": Method(
         "prefeval.minitrainers.ppo", "prompts", "kl_coef", anchored=True, config="PPOConfig"
     ),
+    "grpo": Method(
+        "prefeval.minitrainers.grpo", "prompts", "beta", anchored=True, config="GRPOConfig"
+    ),
 }
 
 

@@ -51,6 +51,26 @@ class Batch(NamedTuple):
     completion_mask: Tensor
 
 
+class SharedBatch(NamedTuple):
+    """Rows of one prompt and K answers each, in which the prompt stands once.
+
+    A row is prompt, answer 1, ..., answer K, padding. Every answer sees the prompt and itself, and
+    its positions go on from the prompt's: its log-probabilities are those that it has in a row of
+    its own.
+    """
+
+    input_ids: Tensor
+    """(B, T)"""
+    position_ids: Tensor
+    """(B, T)"""
+    attention_mask: Tensor
+    """(B, 1, T, T), true where the row's token may see the column's"""
+    answer: Tensor
+    """(B, T), which answer the token belongs to: 0 ... K-1; -1 in the prompt and in the padding"""
+    predictor: Tensor
+    """(B, T), the column from which the token is predicted"""
+
+
 class EndOfTurn(NamedTuple):
     """What closes an assistant's turn: its text, and its single token."""
 
@@ -187,6 +207,33 @@ def collate(examples: Sequence[Encoded], device: torch.device | str = "cpu") -> 
         [[0] * len(e.prompt_ids) + [1] * len(e.completion_ids) for e in examples],
     )
     return Batch(*(tensor.to(device) for tensor in batch))
+
+
+def collate_shared(
+    groups: Sequence[Sequence[Encoded]], device: torch.device | str = "cpu"
+) -> SharedBatch:
+    """Lay K answers to the same prompt out in one row each group; see `SharedBatch`."""
+    lengths = [len(g[0].prompt_ids) + sum(len(e.completion_ids) for e in g) for g in groups]
+    shape = (len(groups), max(lengths))
+    input_ids, position_ids, predictor = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    answer = np.full(shape, -1)
+    real = np.arange(shape[1]) < np.array(lengths)[:, None]
+    for row, group in enumerate(groups):
+        prompt = group[0].prompt_ids
+        input_ids[row, : len(prompt)] = prompt
+        position_ids[row, : len(prompt)] = np.arange(len(prompt))
+        start = len(prompt)
+        for k, ids in enumerate(e.completion_ids for e in group):
+            place = slice(start, start + len(ids))
+            input_ids[row, place], answer[row, place] = ids, k
+            position_ids[row, place] = np.arange(len(prompt), len(prompt) + len(ids))
+            predictor[row, place] = np.arange(start - 1, start - 1 + len(ids))
+            predictor[row, start : start + 1] = len(prompt) - 1
+            start += len(ids)
+    same = (answer[:, None, :] == -1) | (answer[:, :, None] == answer[:, None, :])
+    visible = np.tril(np.ones((shape[1], shape[1]), dtype=bool)) & same & real[:, None, :]
+    arrays = (input_ids, position_ids, visible[:, None], answer, predictor)
+    return SharedBatch(*(torch.from_numpy(a).to(device) for a in arrays))
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from prefeval.minitrainers.loop import CheckpointInfo, OnStep, TrainConfig
-from prefeval.minitrainers.pairs import PairData, PairLogps, train_pairs
+from prefeval.minitrainers.loop import TrainConfig
+from prefeval.minitrainers.pairs import PairLogps, PairSource, train_pairs
+from prefeval.minitrainers.run import CheckpointInfo, OnStep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -61,7 +62,7 @@ def dpo_loss(
 def train(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: PairData,
+    data: PairSource,
     config: TrainConfig,
     *,
     out_dir: Path,

@@ -20,23 +20,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from prefeval.minitrainers.batches import (
-    Encoded,
-    collate,
-    epoch_order,
-    micro_batches,
-)
-from prefeval.minitrainers.logps import completion_logps
+from prefeval.minitrainers.batches import Encoded, collate, epoch_order, micro_batches
+from prefeval.minitrainers.cost import Cost
+from prefeval.minitrainers.logps import adapter_off, completion_logps
 from prefeval.minitrainers.loop import (
-    CheckpointInfo,
-    OnStep,
     StepOutput,
     TrainConfig,
     all_batches,
     autocast,
     optimise,
+    prepare,
 )
 from prefeval.minitrainers.pairs import Logps, sequence_logps
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -107,6 +103,36 @@ def kto_loss(
     return KTOLoss(losses, beta * logratios.detach())
 
 
+class ClassWeights(NamedTuple):
+    """lambda_D and lambda_U."""
+
+    desirable: float
+    undesirable: float
+
+
+def suggest_weights(n_desirable: int, n_undesirable: int) -> ClassWeights:
+    """Weights under which both classes pull alike, the smaller of them 1.
+
+    The paper (section 4.2) keeps lambda_D n_D / (lambda_U n_U) between 1 and 4/3; weights of 1 are
+    left alone where they already do.
+
+    Raises
+    ------
+    PrefevalError
+        If there are thumbs of one kind only.
+    """
+    if not (n_desirable and n_undesirable):
+        kind = "up" if n_desirable else "down"
+        raise PrefevalError(
+            f"all {n_desirable + n_undesirable} thumbs are {kind}; KTO learns from both kinds: "
+            "add the other"
+        )
+    ratio = n_desirable / n_undesirable
+    if 1 <= ratio <= 4 / 3:
+        return ClassWeights(1.0, 1.0)
+    return ClassWeights(1 / ratio, 1.0) if ratio < 1 else ClassWeights(1.0, ratio)
+
+
 def mismatch(examples: Sequence[Encoded], *, max_length: int) -> list[Encoded]:
     """Each prompt with the completion of another prompt, cut where it does not fit.
 
@@ -148,7 +174,15 @@ def thumb_batches(data: ThumbData, config: TrainConfig) -> list[list[int]]:
     PrefevalError
         If the classes are too unequal for the batch size, or one is absent.
     """
+    if not data.thumbs:
+        raise PrefevalError("there are no thumbs to train on; give at least two")
     labels = [t.desirable for t in data.thumbs]
+    suggest_weights(sum(labels), len(labels) - sum(labels))  # raises where a kind is absent
+    for thumb in data.thumbs:
+        if not thumb.example.completion_ids:
+            raise PrefevalError(f"thumb {thumb.id} has a completion without tokens; drop it")
+    if config.batch_size < 2:
+        raise PrefevalError("KTO needs both kinds of thumbs in a batch; set batch_size to 2 or more")
     lengths = [t.example.length for t in data.thumbs]
     batches = all_batches(lengths, config, strata=labels)
     if any(len({labels[i] for i in batch}) < 2 for batch in batches):
@@ -171,14 +205,14 @@ def train(
     """Train ``policy`` in place by KTO; without given log-probabilities, its start is its
     reference. The log's ``kl`` is the estimate before clamping."""
     batches = thumb_batches(data, config)
-    policy.to(config.device)
+    prepare(policy, config)
     if data.ref_logps is None or data.ref_mismatched_logps is None:
-        policy.eval()
-        with autocast(config):
+        with autocast(config), adapter_off(policy):
             data = with_reference(policy, data, max_length=config.max_length)
     ref_logps = torch.as_tensor(data.ref_logps)
     ref_mismatched = torch.as_tensor(data.ref_mismatched_logps)
     desirable = torch.tensor([t.desirable for t in data.thumbs])
+    cost = Cost(policy, config)
 
     @torch.no_grad()
     def estimate_kl(batch: Sequence[int]) -> Tensor:
@@ -193,7 +227,8 @@ def train(
         kl = estimate_kl(batch)
         for micro in micro_batches(batch, config.micro_batch):
             examples = [data.thumbs[i].example for i in micro]
-            logps = completion_logps(policy, *collate(examples, config.device)).sums
+            found = completion_logps(policy, *collate(examples, config.device))
+            logps = found.sums
             up = desirable[micro].to(logps.device)
             reference = ref_logps[micro].to(logps)
             loss = kto_loss(
@@ -205,19 +240,30 @@ def train(
                 desirable_weight=config.desirable_weight,
                 undesirable_weight=config.undesirable_weight,
             )
-            logs = _logs(logps.detach(), reference, up, kl)
-            tokens = sum(
-                e.length + data.mismatched[i].length for i, e in zip(micro, examples, strict=True)
+            others = [data.mismatched[i] for i in micro]
+            scored = sum(len(e.completion_ids) for e in others)
+            sft_flops = cost.step_on(examples)
+            yield StepOutput(
+                loss.losses,
+                {
+                    **_logs(logps.detach(), reference, up, kl),
+                    "entropy": found.entropies.sum(-1) / found.lengths,
+                },
+                tokens=sum(e.length for e in (*examples, *others)),
+                flops=sft_flops + cost.forward((e.length for e in others), scored),
+                sft_flops=sft_flops,
             )
-            yield StepOutput(loss.losses, logs, tokens)
 
+    rows = (row for t in data.thumbs for row in (*t.example[:2], [t.desirable]))
     return optimise(
         policy,
         tokenizer,
         config,
-        batches=batches,
+        n_steps=len(batches),
+        batches=lambda done: batches[done:],
         losses=losses,
-        ids=[t.id for t in data.thumbs],
+        ids=lambda i: data.thumbs[i].id,
+        data=data_hash([t.id for t in data.thumbs], rows, ref_logps, ref_mismatched),
         out_dir=out_dir,
         on_step=on_step,
     )

@@ -8,6 +8,7 @@ forward pass nor, through recomputation, in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -15,11 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from prefeval.minitrainers.batches import SharedBatch
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_ELEMENTS = 1 << 24
-"""Logits held at once: 64 MiB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 22, "gpu": 1 << 26}
+"""Logits held at once, in float32: 16 MiB on a CPU, whose caches want no more; 256 MiB on a GPU."""
 
 
 class CompletionLogps(NamedTuple):
@@ -31,6 +34,19 @@ class CompletionLogps(NamedTuple):
     """(B,) completion tokens, the end token included"""
     tokens: Tensor
     """(B, T) nats/token, 0 outside the completion"""
+    entropies: Tensor
+    """(B, T) entropy of the distribution from which the token comes, nats/token; no gradient"""
+
+
+class SharedLogps(NamedTuple):
+    """What `CompletionLogps` has, for the K answers to each of B prompts."""
+
+    sums: Tensor
+    """(B, K) nats/sequence"""
+    lengths: Tensor
+    """(B, K) tokens"""
+    entropies: Tensor
+    """(B, K) summed over the answer, nats/sequence; no gradient"""
 
 
 class FullKL(NamedTuple):
@@ -49,6 +65,14 @@ class FullKL(NamedTuple):
 def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
     """The plain causal LM inside an adapter's wrapper (LoRA layers stay in place), or the model."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def adapter_off(policy: PreTrainedModel) -> AbstractContextManager[None]:
+    """Inside the block a policy with an adapter is its own base, the reference; else it stays."""
+    off: AbstractContextManager[None] = (
+        policy.disable_adapter() if hasattr(policy, "peft_config") else nullcontext()
+    )
+    return off
 
 
 def hidden_states(body: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -95,9 +119,38 @@ def _predicting_states(
     return hidden_states(body, input_ids[:, :-1], attention_mask[:, :-1])[mask[:, 1:]]
 
 
-def _chunks(model: PreTrainedModel, n: int) -> Iterator[slice]:
-    size = max(1, CHUNK_ELEMENTS // model.config.get_text_config().vocab_size)
+def _chunks(model: PreTrainedModel, n: int, device: torch.device) -> Iterator[slice]:
+    elements = CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "gpu"]
+    size = max(1, elements // model.config.get_text_config().vocab_size)
     return (slice(start, start + size) for start in range(0, n, size))
+
+
+class _Labelled(NamedTuple):
+    """Each (N,), nats/token."""
+
+    logps: Tensor
+    entropies: Tensor
+
+
+def _label_logps(lm: PreTrainedModel, hidden: Tensor, labels: Tensor) -> _Labelled:
+    """Log-probability of each label under the head's distribution, and that one's entropy."""
+
+    def chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = lm_logits(lm, hidden)
+        logps = -F.cross_entropy(logits, labels, reduction="none")
+        with torch.no_grad():
+            log_z = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logps
+            entropies = log_z - torch.linalg.vecdot(logits.softmax(-1), logits)
+        return logps, entropies
+
+    slices = list(_chunks(lm, len(labels), hidden.device))
+    if len(slices) <= 1 or not torch.is_grad_enabled():
+        parts = [chunk(hidden[s], labels[s]) for s in slices]
+    else:
+        parts = [checkpoint(chunk, hidden[s], labels[s], use_reentrant=False) for s in slices]
+    if not parts:
+        return _Labelled(hidden.new_zeros(0), hidden.new_zeros(0))
+    return _Labelled(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
@@ -120,26 +173,42 @@ def completion_logps(
     """
     mask = completion_mask.bool()
     hidden = _predicting_states(model, input_ids, attention_mask, mask)
-    labels = input_ids[:, 1:][mask[:, 1:]]
+    found = _label_logps(causal_lm(model), hidden, input_ids[:, 1:][mask[:, 1:]])
+    tokens, entropies = (F.pad(_scatter(x, mask[:, 1:]), (1, 0)) for x in found)
+    return CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens, entropies)
+
+
+def shared_logps(model: PreTrainedModel, batch: SharedBatch, n_answers: int) -> SharedLogps:
+    """`completion_logps` of ``n_answers`` answers a prompt, the prompt being run only once.
+
+    The same numbers up to rounding, for models whose every layer attends to whatever its mask
+    allows; see `pairs.can_share`.
+    """
     lm = causal_lm(model)
+    output = lm.base_model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask,
+        use_cache=False,
+    )
+    rows, columns = (batch.answer >= 0).nonzero(as_tuple=True)
+    hidden = output.last_hidden_state[rows, batch.predictor[rows, columns]]
+    found = _label_logps(lm, hidden, batch.input_ids[rows, columns])
+    place = rows * n_answers + batch.answer[rows, columns]
+    shape = (len(batch.input_ids), n_answers)
 
-    def label_logps(hidden: Tensor, labels: Tensor) -> Tensor:
-        return -F.cross_entropy(lm_logits(lm, hidden), labels, reduction="none")
+    def per_answer(values: Tensor) -> Tensor:
+        zeros = values.new_zeros(shape[0] * shape[1])
+        return zeros.index_add(0, place, values).view(shape)
 
-    slices = list(_chunks(lm, len(labels)))
-    if len(slices) <= 1 or not torch.is_grad_enabled():
-        parts = [label_logps(hidden[s], labels[s]) for s in slices]
-    else:
-        parts = [checkpoint(label_logps, hidden[s], labels[s], use_reentrant=False) for s in slices]
-    logps = torch.cat(parts) if parts else hidden.new_zeros(0)
-    tokens = F.pad(_scatter(logps, mask[:, 1:]), (1, 0))
-    return CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens)
+    lengths = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)
+    return SharedLogps(per_answer(found.logps), lengths, per_answer(found.entropies))
 
 
 @torch.no_grad()
 def full_kl(
     policy: PreTrainedModel,
-    ref: PreTrainedModel,
+    ref: PreTrainedModel | None,
     input_ids: Tensor,
     attention_mask: Tensor,
     completion_mask: Tensor,
@@ -148,17 +217,21 @@ def full_kl(
 
     On the policy's own samples the sum over a row is the Rao-Blackwellised estimate of the
     sequence KL: unbiased, with no more variance than the log-ratio of the sampled tokens (Amini
-    et al. 2025, arXiv 2504.10637). Shapes as for `completion_logps`; no gradient.
+    et al. 2025, arXiv 2504.10637). Shapes as for `completion_logps`; no gradient. Without ``ref``
+    the reference is the policy's base, its adapter switched off.
     """
+    ref = policy if ref is None else ref
     mask = completion_mask.bool()
     hidden = _predicting_states(policy, input_ids, attention_mask, mask)
-    ref_hidden = _predicting_states(ref, input_ids, attention_mask, mask)
+    with adapter_off(ref) if ref is policy else nullcontext():
+        ref_hidden = _predicting_states(ref, input_ids, attention_mask, mask)
     labels = input_ids[:, 1:][mask[:, 1:]].unsqueeze(-1)
     policy_lm, ref_lm = causal_lm(policy), causal_lm(ref)
     parts = []
-    for s in _chunks(policy_lm, len(labels)):
+    for s in _chunks(policy_lm, len(labels), hidden.device):
         logps = lm_logits(policy_lm, hidden[s]).log_softmax(-1)
-        ref_logps = lm_logits(ref_lm, ref_hidden[s]).log_softmax(-1)
+        with adapter_off(ref) if ref is policy else nullcontext():
+            ref_logps = lm_logits(ref_lm, ref_hidden[s]).log_softmax(-1)
         p = logps.exp()
         parts.append(
             (

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefeval.minitrainers.batches import bucketed_batches
-from prefeval.records import PrefevalError, to_jsonable
+from prefeval.minitrainers.cost import peak_memory_mb
+from prefeval.minitrainers.optimiser import Optimiser
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Row = dict[str, Any]
-OnStep = Callable[[Row], None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,16 @@ class TrainConfig:
     """checkpoints every so many steps instead"""
     micro_batch: int | None = None
     """examples a forward pass; less memory, the same gradients"""
+    gradient_checkpointing: bool = False
+    """keep only each layer's input for the backward pass: less memory, a third more time"""
+    lora_rank: int = 0
+    """0 trains all weights; else an adapter of this rank on every linear layer of the body"""
+    lora_alpha: float = 32.0
+    """the adapter's output is scaled by lora_alpha / lora_rank"""
+    base_hash: str = ""
+    """names the weights under an adapter; written beside it"""
+    state_every: int | None = None
+    """save the training state every so many steps, beside at every checkpoint"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the computation (autocast); the weights keep their own"""
     device: str = "cpu"
@@ -62,6 +68,17 @@ class TrainConfig:
     """DPO, SimPO: assumed share of flipped labels"""
     gamma: float = 1.0
     """SimPO: target margin"""
+    rounds: int = 0
+    """pair methods: 0 trains on given pairs; else so many rounds on pairs of the policy's own
+    answers, see `rounds`"""
+    round_prompts: int = 512
+    """prompts that are answered a round"""
+    samples: int = 2
+    """answers a prompt, of which the best and the worst make the pair"""
+    refresh_reference: bool = False
+    """whether each round starts from a reference of its own, the policy as it then is"""
+    max_new_tokens: int = 64
+    """of each answer that a policy gives in training"""
     desirable_weight: float = 1.0
     """KTO"""
     undesirable_weight: float = 1.0
@@ -75,13 +92,10 @@ class StepOutput(NamedTuple):
     losses: Tensor
     logs: Mapping[str, Tensor]
     tokens: int
-
-
-class CheckpointInfo(NamedTuple):
-    """A saved checkpoint: an ordinary Hugging Face folder."""
-
-    step: int
-    path: Path
+    flops: float = 0.0
+    """of the whole step on it, forward and backward"""
+    sft_flops: float = 0.0
+    """what supervised fine-tuning on as many answers would take"""
 
 
 def all_batches(
@@ -95,112 +109,34 @@ def all_batches(
     return list(chain.from_iterable(epochs))
 
 
-def lr_scale(step: int, n_steps: int, config: TrainConfig) -> float:
-    """The learning rate of step 0, 1, ... as a share of its peak."""
-    warmup = round(config.warmup * n_steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, n_steps - warmup)
-    match config.schedule:
-        case "constant":
-            return 1.0
-        case "linear":
-            return 1.0 - progress
-        case "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def save_steps(n_steps: int, config: TrainConfig) -> set[int]:
-    """The steps, counted from 1, after which to save."""
-    if config.save_every:
-        return {*range(config.save_every, n_steps + 1, config.save_every), n_steps}
-    return {min(n_steps, max(1, round(share * n_steps))) for share in (*config.save_at, 1.0)}
-
-
-def save_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out_dir: Path, step: int
-) -> CheckpointInfo:
-    """Write ``checkpoint-000200/`` beside its place, then rename: never half of one is seen."""
-    path = out_dir / f"checkpoint-{step:06d}"
-    temporary = out_dir / f".{path.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    if path.exists():
-        shutil.rmtree(path)
-    temporary.rename(path)
-    return CheckpointInfo(step, path)
-
-
-class StepLog:
-    """``train.jsonl``: one JSON object a step, on disk as soon as the step is done."""
-
-    def __init__(self, out_dir: Path, on_step: OnStep | None) -> None:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        self._file = (out_dir / "train.jsonl").open("w", encoding="utf-8", buffering=1)
-        self._on_step = on_step
-
-    def __enter__(self) -> StepLog:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-    def write(self, row: Row) -> None:
-        """Append one step."""
-        self._file.write(json.dumps(to_jsonable(row)) + "\n")
-        if self._on_step:
-            self._on_step(row)
-
-
-class Optimiser:
-    """AdamW with clipped gradients and a scheduled learning rate."""
-
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], n_steps: int, config: TrainConfig
-    ) -> None:
-        self._parameters = [p for p in parameters if p.requires_grad]
-        self._adamw = torch.optim.AdamW(
-            self._parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-        self._n_steps, self._config, self._step = n_steps, config, 0
-
-    def step(self) -> float:
-        """Apply the gathered gradients; returns their norm before clipping.
-
-        A norm that is not finite changes nothing: the weights stay as the last good step left
-        them.
-        """
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip).item()
-        if math.isfinite(norm):
-            for group in self._adamw.param_groups:
-                group["lr"] = self._config.lr * lr_scale(self._step, self._n_steps, self._config)
-            self._adamw.step()
-        self._adamw.zero_grad()
-        self._step += 1
-        return norm
-
-
 def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
-    """Mixed precision as configured; none for float32."""
+    """Mixed precision as configured; none for float32.
+
+    With gradient checkpointing a layer's weights are cast again when it is, and not kept.
+    """
     return torch.autocast(
         torch.device(config.device).type,
         dtype=torch.bfloat16,
         enabled=config.dtype == "bfloat16",
+        cache_enabled=not config.gradient_checkpointing,
     )
 
 
-def require_finite(
-    values: Mapping[str, float], step: int, ids: Iterable[str], saved: Sequence[CheckpointInfo]
-) -> None:
-    """Stop the run at the first number that is not finite, and say where it was."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            last = saved[-1].path if saved else "none"
-            raise PrefevalError(
-                f"{name} is {value} at step {step} (examples {', '.join(ids)}; last good "
-                f"checkpoint: {last}); lower the learning rate or drop these examples"
-            )
+def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
+    """Place the model and set it up for training.
+
+    Dropout is off, so that an untrained policy equals its reference; gradient checkpointing, which
+    transformers ties to the training mode, is switched on layer by layer.
+    """
+    model.to(config.device).eval()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if config.lora_rank:
+            model.enable_input_require_grads()
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+    return model
 
 
 def _mean_logs(outputs: Sequence[StepOutput]) -> Row:
@@ -219,29 +155,39 @@ def optimise(
     tokenizer: PreTrainedTokenizerBase,
     config: TrainConfig,
     *,
-    batches: Sequence[Sequence[int]],
+    n_steps: int,
+    batches: Callable[[int], Iterable[Sequence[int]]],
     losses: Callable[[Sequence[int]], Iterator[StepOutput]],
-    ids: Sequence[str],
+    ids: Callable[[int], str],
+    data: str,
     out_dir: Path,
     on_step: OnStep | None = None,
 ) -> list[CheckpointInfo]:
     """Minimise the mean of ``losses(batch)`` over each batch in turn.
 
     ``losses`` yields a batch micro-batch by micro-batch; each is differentiated before the next is
-    computed. Dropout is off, so that an untrained policy equals its reference.
+    computed. ``batches(done)`` gives those that follow the first ``done`` steps: a run that was
+    stopped goes on from its saved state. ``data`` names what is trained on (see `data_hash`).
 
     Raises
     ------
     PrefevalError
-        When a loss or gradient is not finite, naming the step and the examples' ids.
+        When a loss or gradient is not finite, naming the step and the examples' ids; when the
+        folder holds a stopped run of other settings.
     """
-    batches = batches[: config.max_steps]
-    optimiser = Optimiser(model.parameters(), len(batches), config)
-    to_save = save_steps(len(batches), config)
-    saved: list[CheckpointInfo] = []
-    model.eval()
-    with StepLog(out_dir, on_step) as log:
-        for step, batch in enumerate(batches, 1):
+    n_steps = min(n_steps, config.max_steps or n_steps)
+    optimiser = Optimiser(model.parameters(), n_steps, config)
+    with Run(
+        model,
+        tokenizer,
+        config,
+        n_steps=n_steps,
+        optimisers={"policy": optimiser},
+        out_dir=out_dir,
+        data=data,
+        on_step=on_step,
+    ) as run:
+        for batch in islice(batches(run.done), n_steps - run.done):
             start = time.perf_counter()
             outputs = []
             with autocast(config):
@@ -249,19 +195,21 @@ def optimise(
                     (output.losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
                     outputs.append(output._replace(losses=output.losses.detach()))
             loss = torch.cat([o.losses for o in outputs]).mean().item()
+            lr = optimiser.lr
             grad_norm = optimiser.step()
-            batch_ids = (ids[i] for i in batch)
-            require_finite({"loss": loss, "gradient norm": grad_norm}, step, batch_ids, saved)
-            log.write(
+            run.require_finite({"loss": loss, "gradient norm": grad_norm}, map(ids, batch))
+            run.finish_step(
                 {
-                    "step": step,
                     "loss": loss,
                     **_mean_logs(outputs),
                     "grad_norm": grad_norm,
+                    "lr": lr,
                     "tokens": sum(o.tokens for o in outputs),
+                    "flops": sum(o.flops for o in outputs),
+                    "sft_flops": sum(o.sft_flops for o in outputs),
                     "seconds": time.perf_counter() - start,
+                    "peak_memory_mb": peak_memory_mb(config.device),
                 }
             )
-            if step in to_save:
-                saved.append(save_checkpoint(model, tokenizer, out_dir, step))
-    return saved
+        return run.saved
+

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,45 +29,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefeval.minitrainers.batches import epoch_order, micro_batches
+from prefeval.minitrainers.batches import micro_batches
+from prefeval.minitrainers.cost import Cost, peak_memory_mb
 from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl
-from prefeval.minitrainers.loop import (
-    CheckpointInfo,
-    OnStep,
-    Optimiser,
-    Row,
-    StepLog,
-    TrainConfig,
-    autocast,
-    require_finite,
-    save_checkpoint,
-    save_steps,
+from prefeval.minitrainers.loop import autocast, prepare
+from prefeval.minitrainers.optimiser import Optimiser
+from prefeval.minitrainers.rollouts import (
+    PromptData,
+    RolloutConfig,
+    Rollouts,
+    minibatches_of,
+    prompt_stream,
+    require_enough,
+    roll_out,
 )
-from prefeval.minitrainers.rollouts import PromptData, Rollouts, roll_out
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run, data_hash
 from prefeval.minitrainers.value import ValueModel, explained_variance
-from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
-class PPOConfig(TrainConfig):
-    """PPO's settings. ``beta`` is kl_coef, where the controller starts; ``batch_size`` prompts are
-    answered an iteration; ``epochs`` is not read."""
+class PPOConfig(RolloutConfig):
+    """PPO's settings. ``beta`` is kl_coef, where the controller starts."""
 
-    iterations: int = 40
-    max_new_tokens: int = 64
-    """of each turn"""
-    ppo_epochs: int = 4
-    """passes over each set of rollouts"""
-    minibatches: int = 4
-    """optimizer steps a pass"""
     value_lr: float = 1e-5
     gamma: float = 1.0
     """discount (not SimPO's margin)"""
     lam: float = 0.95
-    clip_range: float = 0.2
     value_clip_range: float = 0.2
     value_coef: float = 0.1
     target_kl: float | None = None
@@ -210,7 +200,7 @@ class Experience(NamedTuple):
 @torch.no_grad()
 def assess(
     policy: PreTrainedModel,
-    ref: PreTrainedModel,
+    ref: PreTrainedModel | None,
     value_model: ValueModel,
     rollouts: Rollouts,
     config: PPOConfig,
@@ -250,111 +240,106 @@ def train(
     on_step: OnStep | None = None,
     ref: PreTrainedModel | None = None,
     value_body: PreTrainedModel | None = None,
+    first_step: int = 0,
 ) -> list[CheckpointInfo]:
     """Train ``policy`` in place by PPO and save its checkpoints.
 
     Parameters
     ----------
     ref
-        The reference; a copy of the policy as it starts unless given.
+        The reference. Unless given, the policy as it starts: its base where it has an adapter, else
+        a copy.
     value_body
         The body that the value model starts from (a reward model's, say); the policy's unless
         given.
+    first_step
+        How many steps of another method came before in ``out_dir``; the log goes on from there.
     """
     require_enough(data, config)
-    policy.to(config.device).eval()
-    ref = copy.deepcopy(policy) if ref is None else ref.to(config.device).eval()
+    prepare(policy, config)
+    if ref is None and not config.lora_rank:
+        ref = copy.deepcopy(policy)
+    if ref is not None:
+        ref.to(config.device).eval()
     value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)
     value_model.to(config.device).eval()
     n_steps = min(config.iterations, config.max_steps or config.iterations)
     n_updates = n_steps * config.ppo_epochs * config.minibatches
-    optimisers = (
-        Optimiser(policy.parameters(), n_updates, config),
-        Optimiser(value_model.parameters(), n_updates, replace(config, lr=config.value_lr)),
-    )
-    to_save = save_steps(n_steps, config)
-    saved: list[CheckpointInfo] = []
-    prompts = prompt_stream(len(data.prompts), config.seed)
-    kl_coef = config.beta
-    with StepLog(out_dir, on_step) as log:
-        for step in range(1, n_steps + 1):
+    optimisers = {
+        "policy": Optimiser(policy.parameters(), n_updates, config),
+        "value": Optimiser(value_model.parameters(), n_updates, replace(config, lr=config.value_lr)),
+    }
+    cost = Cost(policy, config)
+    with Run(
+        policy,
+        tokenizer,
+        config,
+        n_steps=n_steps,
+        optimisers=optimisers,
+        out_dir=out_dir,
+        data=data_hash(data.ids, ()),
+        on_step=on_step,
+        numbers={"kl_coef": config.beta},
+        first_step=first_step,
+    ) as run:
+        prompts = islice(
+            prompt_stream(len(data.prompts), config.seed), run.done * config.batch_size, None
+        )
+        for step in range(run.done + 1, n_steps + 1):
             start = time.perf_counter()
+            kl_coef = run.numbers["kl_coef"]
             indices = list(islice(prompts, config.batch_size))
             with autocast(config):
-                seed = (config.seed << 32) + step
-                rollouts = sample(policy, tokenizer, data, indices, config, seed)
+                rollouts = roll_out(
+                    policy,
+                    tokenizer,
+                    data,
+                    indices,
+                    max_new_tokens=config.max_new_tokens,
+                    max_length=config.max_length,
+                    seed=(config.seed << 32) + step,
+                )
                 experience = assess(policy, ref, value_model, rollouts, config, kl_coef)
             updates = []
             for rows in minibatches_of(len(indices), step, config):
                 row = update_once(policy, value_model, optimisers, experience.rows(rows), config)
-                require_finite(row, step, (data.ids[indices[i]] for i in rows), saved)
+                run.require_finite(row, (data.ids[indices[i]] for i in rows))
                 updates.append(row)
-            log.write(
+            found = describe(experience, rollouts)
+            kl = found["kl"]
+            run.finish_step(
                 {
-                    "step": step,
                     **{name: float(np.mean([u[name] for u in updates])) for name in updates[0]},
-                    **describe(experience, rollouts),
+                    **found,
                     "kl_coef": kl_coef,
+                    **flops(cost, experience, config),
                     "seconds": time.perf_counter() - start,
-                }
+                    "peak_memory_mb": peak_memory_mb(config.device),
+                },
+                kl_coef=kl_coef
+                if config.target_kl is None
+                else adapt_kl_coef(kl_coef, kl, config.target_kl, config.kl_gain),
             )
-            if step in to_save:
-                saved.append(save_checkpoint(policy, tokenizer, out_dir, step))
-            if config.target_kl is not None:
-                kl = experience.kl.mean().item()
-                kl_coef = adapt_kl_coef(kl_coef, kl, config.target_kl, config.kl_gain)
-    return saved
+        return run.saved
 
 
-def sample(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: PromptData,
-    indices: Sequence[int],
-    config: PPOConfig,
-    seed: int,
-) -> Rollouts:
-    """One set of rollouts, within the lengths that are configured."""
-    return roll_out(
-        policy,
-        tokenizer,
-        data,
-        indices,
-        max_new_tokens=config.max_new_tokens,
-        max_length=config.max_length,
-        seed=seed,
-    )
-
-
-def minibatches_of(n: int, step: int, config: PPOConfig) -> Iterator[list[int]]:
-    """The rows of every update of an iteration; each pass over n rollouts has its own order."""
-    for update in range(config.ppo_epochs):
-        order = epoch_order(n, config.seed, step * config.ppo_epochs + update)
-        for rows in np.array_split(order, config.minibatches):
-            yield rows.tolist()
-
-
-def require_enough(data: PromptData, config: PPOConfig) -> None:
-    """Raise ``PrefevalError`` where there is nothing to train on, or an update without rollouts."""
-    if not data.prompts:
-        raise PrefevalError("there are no prompts to train on; give at least one")
-    if config.batch_size < config.minibatches:
-        raise PrefevalError(
-            f"{config.batch_size} rollouts cannot be cut into {config.minibatches} mini-batches; "
-            "raise batch_size or lower minibatches"
-        )
-
-
-def prompt_stream(n: int, seed: int) -> Iterator[int]:
-    """Indices of prompts without end, each once a pass."""
-    for epoch in count():
-        yield from epoch_order(n, seed, epoch).tolist()
+def flops(cost: Cost, experience: Experience, config: PPOConfig) -> Row:
+    """Drawing; policy, reference and value on what was drawn; updates of policy and value."""
+    lengths = experience.attention_mask.sum(-1).tolist()
+    scored = int(experience.mask.sum())
+    update = cost.step(lengths, scored) + cost.step(lengths, 0)
+    assessment = 2 * cost.forward(lengths, scored) + cost.forward(lengths, 0)
+    drawing = cost.forward(lengths, scored)
+    return {
+        "flops": drawing + assessment + config.ppo_epochs * update,
+        "sft_flops": cost.step(lengths, scored),
+    }
 
 
 def update_once(
     policy: PreTrainedModel,
     value_model: ValueModel,
-    optimisers: tuple[Optimiser, Optimiser],
+    optimisers: Mapping[str, Optimiser],
     rows: Experience,
     config: PPOConfig,
 ) -> dict[str, float]:
@@ -379,9 +364,10 @@ def update_once(
         (loss.losses.mean() * share).backward()  # type: ignore[no-untyped-call]
         for name, value in zip(totals, loss, strict=True):
             totals[name] += value.detach().mean().item() * share
-    policy_optimiser, value_optimiser = optimisers
-    norms = {"grad_norm": policy_optimiser.step(), "value_grad_norm": value_optimiser.step()}
-    return totals | norms
+    return totals | {
+        "grad_norm": optimisers["policy"].step(),
+        "value_grad_norm": optimisers["value"].step(),
+    }
 
 
 def describe(experience: Experience, rollouts: Rollouts) -> Row:

@@ -24,16 +24,10 @@ from prefeval.minitrainers.batches import (
     micro_batches,
 )
 from prefeval.minitrainers.logps import causal_lm, hidden_states
-from prefeval.minitrainers.loop import (
-    CheckpointInfo,
-    OnStep,
-    StepOutput,
-    TrainConfig,
-    all_batches,
-    optimise,
-)
-from prefeval.minitrainers.pairs import EncodedPair
-from prefeval.records import Messages, PrefevalError
+from prefeval.minitrainers.loop import StepOutput, TrainConfig, all_batches, optimise, prepare
+from prefeval.minitrainers.pairs import EncodedPair, require_pairs
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
+from prefeval.records import Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -108,9 +102,8 @@ def train_reward_model(
     on_step: OnStep | None = None,
 ) -> list[CheckpointInfo]:
     """Train a reward model (see `from_causal_lm`) in place on pairs and save its checkpoints."""
-    if not pairs:
-        raise PrefevalError("there are no pairs to train on; give at least one")
-    model.to(config.device)
+    require_pairs(pairs)
+    prepare(model, config)
 
     def losses(batch: Sequence[int]) -> Iterator[StepOutput]:
         for micro in micro_batches(batch, config.micro_batch):
@@ -119,14 +112,17 @@ def train_reward_model(
             logs = {"margin": loss.margins, "accuracy": (loss.margins > 0).to(loss.margins)}
             yield StepOutput(loss.losses, logs, sum(e.length for e in rows))
 
-    lengths = [max(p.chosen.length, p.rejected.length) for p in pairs]
+    batches = all_batches([max(p.chosen.length, p.rejected.length) for p in pairs], config)
+    answers = (e for p in pairs for e in (p.chosen, p.rejected))
     return optimise(
         model,
         tokenizer,
         config,
-        batches=all_batches(lengths, config),
+        n_steps=len(batches),
+        batches=lambda done: batches[done:],
         losses=losses,
-        ids=[p.id for p in pairs],
+        ids=lambda i: pairs[i].id,
+        data=data_hash([p.id for p in pairs], (row for e in answers for row in e[:2])),
         out_dir=out_dir,
         on_step=on_step,
     )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from prefeval.minitrainers.batches import (
     Batch,
     EndOfTurn,
     end_of_turn,
+    epoch_order,
     pad,
     prompt_text,
     tokenize,
 )
+from prefeval.minitrainers.loop import TrainConfig
 from prefeval.minitrainers.sampling import generate
 from prefeval.records import Message, Messages, PrefevalError
 
@@ -26,6 +31,19 @@ Reward = Callable[[Sequence[int], Sequence[str]], Sequence[float]]
 Respond = Callable[[int, Sequence[str]], str | None]
 """The user's next message, given the prompt's index and the policy's turns so far; None ends the
 episode."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig(TrainConfig):
+    """Settings of the methods that learn from rollouts. ``batch_size`` episodes are played an
+    iteration, a step of the log; ``epochs`` is not read."""
+
+    iterations: int = 40
+    ppo_epochs: int = 4
+    """passes over each set of rollouts"""
+    minibatches: int = 4
+    """optimizer steps a pass"""
+    clip_range: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -165,3 +183,28 @@ def roll_out(
     rewards = data.reward(prompt_indices, [e.turns[-1] for e in episodes])
     batch = pad([e.ids for e in episodes], [e.mask for e in episodes])
     return Rollouts(batch, rewards, [e.ended for e in episodes])
+
+
+def prompt_stream(n: int, seed: int) -> Iterator[int]:
+    """Indices of prompts without end, each once a pass."""
+    for epoch in count():
+        yield from epoch_order(n, seed, epoch).tolist()
+
+
+def minibatches_of(n: int, step: int, config: RolloutConfig) -> Iterator[list[int]]:
+    """The rows of every update of an iteration; each pass over n rollouts has its own order."""
+    for update in range(config.ppo_epochs):
+        order = epoch_order(n, config.seed, step * config.ppo_epochs + update)
+        for rows in np.array_split(order, config.minibatches):
+            yield rows.tolist()
+
+
+def require_enough(data: PromptData, config: RolloutConfig) -> None:
+    """Raise ``PrefevalError`` where there is nothing to train on, or an update without rollouts."""
+    if not data.prompts:
+        raise PrefevalError("there are no prompts to train on; give at least one")
+    if config.batch_size < config.minibatches:
+        raise PrefevalError(
+            f"{config.batch_size} rollouts cannot be cut into {config.minibatches} mini-batches; "
+            "raise batch_size or lower minibatches"
+        )

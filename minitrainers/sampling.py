@@ -7,6 +7,7 @@ order of the prompts. Temperature 1 without top-p or top-k is the policy itself.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,12 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [_GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
     return cache
+
+
+def _cache_argument(lm: PreTrainedModel) -> str:
+    """What this version of transformers calls the cache (``cache`` from 5.24 on)."""
+    known = inspect.signature(lm.base_model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def _uniforms(seed: int, keys: Sequence[int], n: int) -> Tensor:
@@ -133,7 +140,7 @@ def _generate_batch(
     ids, mask, uniforms = ids.to(device), mask.to(device), uniforms.to(device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
-    cache = _new_cache(lm)
+    cache, name = _new_cache(lm), _cache_argument(lm)
     answers: list[list[int]] = [[] for _ in prompts]
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for step in range(uniforms.shape[1]):
@@ -141,8 +148,8 @@ def _generate_batch(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
+            **{name: cache},
         )
         logits = lm_logits(lm, output.last_hidden_state[:, -1])
         tokens = _draw(logits, temperature, uniforms[rows, step])

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefeval.minitrainers.batches import Encoded, collate, micro_batches
+from prefeval.minitrainers.cost import Cost
 from prefeval.minitrainers.logps import completion_logps
-from prefeval.minitrainers.loop import (
-    CheckpointInfo,
-    OnStep,
-    StepOutput,
-    TrainConfig,
-    all_batches,
-    optimise,
-)
+from prefeval.minitrainers.loop import StepOutput, TrainConfig, all_batches, optimise, prepare
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -37,23 +32,33 @@ def train(
     """Fine-tune ``model`` in place on ``examples`` and save its checkpoints."""
     if not examples:
         raise PrefevalError("there is nothing to train on; give at least one example")
-    model.to(config.device)
+    prepare(model, config)
+    cost = Cost(model, config)
 
     def losses(batch: Sequence[int]) -> Iterator[StepOutput]:
         per_example = sum(len(examples[i].completion_ids) for i in batch) / len(batch)
         for micro in micro_batches(batch, config.micro_batch):
             rows = [examples[i] for i in micro]
             logps = completion_logps(model, *collate(rows, config.device))
-            yield StepOutput(-logps.sums / per_example, {}, sum(e.length for e in rows))
+            flops = cost.step_on(rows)
+            yield StepOutput(
+                -logps.sums / per_example,
+                {"entropy": logps.entropies.sum(-1) / logps.lengths},
+                tokens=sum(e.length for e in rows),
+                flops=flops,
+                sft_flops=flops,
+            )
 
-    lengths = [e.length for e in examples]
+    batches = all_batches([e.length for e in examples], config)
     return optimise(
         model,
         tokenizer,
         config,
-        batches=all_batches(lengths, config),
+        n_steps=len(batches),
+        batches=lambda done: batches[done:],
         losses=losses,
-        ids=[str(i) for i in range(len(examples))],
+        ids=str,
+        data=data_hash([], (row for e in examples for row in e[:2])),
         out_dir=out_dir,
         on_step=on_step,
     )

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from prefeval.minitrainers.loop import CheckpointInfo, OnStep, TrainConfig
-from prefeval.minitrainers.pairs import PairData, PairLogps, train_pairs
+from prefeval.minitrainers.loop import TrainConfig
+from prefeval.minitrainers.pairs import PairLogps, PairSource, train_pairs
+from prefeval.minitrainers.run import CheckpointInfo, OnStep
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +65,7 @@ def simpo_loss(
 def train(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    data: PairData,
+    data: PairSource,
     config: TrainConfig,
     *,
     out_dir: Path,

@@ -38,9 +38,17 @@ def test_every_batch_holds_both_classes_in_the_proportion_of_the_whole(up):
         assert abs(sum(data.thumbs[i].desirable for i in batch) - share * len(batch)) <= 2
 
 
-@pytest.mark.parametrize(("up", "batch_size"), [(0.0, 20), (1.0, 20), (0.5, 1), (0.02, 4)])
-def test_a_batch_that_would_hold_one_class_is_an_error(up, batch_size):
-    with pytest.raises(PrefevalError, match="both classes"):
+@pytest.mark.parametrize(
+    ("up", "batch_size", "words"),
+    [
+        (0.0, 20, "all 100 thumbs are down"),
+        (1.0, 20, "all 100 thumbs are up"),
+        (0.5, 1, "set batch_size to 2 or more"),
+        (0.02, 4, "both classes in each batch"),
+    ],
+)
+def test_a_batch_that_would_hold_one_class_is_an_error(up, batch_size, words):
+    with pytest.raises(PrefevalError, match=words):
         thumb_batches(thumbs(100, up), TrainConfig("kto", batch_size=batch_size))
 
 

@@ -74,7 +74,7 @@ def test_chunks_change_neither_values_nor_gradients(make_model, batch, monkeypat
         return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole = loss_and_gradient()
-    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", 5 * model.config.vocab_size)
+    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", {"cpu": 5 * model.config.vocab_size})
     chunked = loss_and_gradient()
     assert chunked[0] == pytest.approx(whole[0], rel=1e-12)
     assert torch.allclose(chunked[1], whole[1], rtol=1e-9, atol=1e-9 * whole[1].norm().item())
@@ -84,7 +84,7 @@ def test_the_head_never_sees_more_positions_than_a_chunk(make_model, batch, monk
     model = make_model()
     seen = []
     model.lm_head.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", 5 * model.config.vocab_size)
+    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", {"cpu": 5 * model.config.vocab_size})
     completion_logps(model, *batch).sums.sum().backward()
     assert max(seen) == 5
     assert sum(seen) == 2 * batch.completion_mask.sum()  # once forward, once recomputed
@@ -124,7 +124,7 @@ def test_full_kl_summed_over_own_samples_is_the_sequence_kl(make_model):
 
 def test_full_kl_agrees_with_completion_logps_and_is_0_outside(make_model, batch, monkeypatch):
     policy, ref = make_model(1), make_model(2)
-    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", 5 * policy.config.vocab_size)
+    monkeypatch.setattr(logps_module, "CHUNK_ELEMENTS", {"cpu": 5 * policy.config.vocab_size})
     got = full_kl(policy, ref, *batch)
     assert torch.allclose(got.policy_logps, completion_logps(policy, *batch).tokens, atol=1e-5)
     assert torch.allclose(got.ref_logps, completion_logps(ref, *batch).tokens, atol=1e-5)

@@ -1,0 +1,36 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) on a policy, by peft.
+
+The base stays as it was and is the reference, with the adapter switched off: neither a second model
+nor optimizer state for the base has to be held.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prefeval.minitrainers.loop import TrainConfig
+
+
+def attach(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
+    """``model`` with a new adapter as configured, which changes nothing yet (B is 0); the model
+    itself where ``lora_rank`` is 0."""
+    if not config.lora_rank:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        policy: PreTrainedModel = get_peft_model(model, settings)
+    return policy
