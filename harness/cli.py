@@ -84,7 +84,7 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", callback=_defaults, is_eager=True, help="YAML file of options."),
 ]
-Methods = Annotated[str, typer.Option(help="Which of dpo, ipo, kto, simpo, ppo.")]
+Methods = Annotated[str, typer.Option(help="Which of dpo, ipo, kto, simpo, ppo, grpo.")]
 Beta = Annotated[
     str, typer.Option(help="a:b, a:b:n, a:b:n:lin or a list; or dpo=0.05:0.3,simpo=2:10.")
 ]
@@ -117,7 +117,37 @@ MaxNewTokens = Annotated[
     int, typer.Option(min=0, help="Tokens of a generated answer; 0: the default.")
 ]
 Prompts = Annotated[int, typer.Option(min=0, help="At most so many win-rate prompts; 0: all.")]
-Reward = Annotated[str, typer.Option(help="PPO's reward: model, or the lab's kfacts or guess.")]
+Reward = Annotated[
+    str,
+    typer.Option(
+        help="What rewards the policy's own answers: model, judge:NAME, or the lab's labels, "
+        "kfacts or guess; the method's if empty."
+    ),
+]
+Iterations = Annotated[int, typer.Option(min=0, help="PPO, GRPO: steps; 0: the method's.")]
+GroupSize = Annotated[int, typer.Option(min=0, help="GRPO: answers a prompt; 0: the method's.")]
+Rounds = Annotated[
+    int,
+    typer.Option(min=0, help="Pair methods: rounds on pairs of the policy's own answers; 0: none."),
+]
+RoundPrompts = Annotated[int, typer.Option(min=0, help="Prompts answered a round; 0: 512.")]
+Samples = Annotated[int, typer.Option(min=0, help="Answers a prompt in a round; 0: 2.")]
+Refresh = Annotated[
+    bool, typer.Option("--refresh-reference", help="Each round starts from its own reference.")
+]
+Then = Annotated[str, typer.Option(help="A phase that follows: ppo or grpo.")]
+ThenIterations = Annotated[int, typer.Option(min=0, help="Steps of that phase; 0: 10.")]
+LoraRank = Annotated[
+    int, typer.Option(min=0, help="Train an adapter of this rank; 0: all weights.")
+]
+Checkpointing = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time.")
+]
+StateEvery = Annotated[
+    int, typer.Option(min=0, help="Save the training state every so many steps too; 0: do not.")
+]
+DesirableWeight = Annotated[float, typer.Option(min=0, help="KTO: of thumbs up; 0: 1.")]
+UndesirableWeight = Annotated[float, typer.Option(min=0, help="KTO: of thumbs down; 0: 1.")]
 TargetKl = Annotated[
     float, typer.Option(min=0, help="PPO: hold this KL (nats/sequence); 0: fixed.")
 ]
@@ -155,8 +185,21 @@ def sweep(
     max_length: MaxLength = 0,
     max_new_tokens: MaxNewTokens = 0,
     prompts: Prompts = 0,
-    reward: Reward = "model",
+    reward: Reward = "",
     target_kl: TargetKl = 0.0,
+    iterations: Iterations = 0,
+    group_size: GroupSize = 0,
+    rounds: Rounds = 0,
+    round_prompts: RoundPrompts = 0,
+    samples: Samples = 0,
+    refresh_reference: Refresh = False,
+    then: Then = "",
+    then_iterations: ThenIterations = 0,
+    lora_rank: LoraRank = 0,
+    gradient_checkpointing: Checkpointing = False,
+    state_every: StateEvery = 0,
+    desirable_weight: DesirableWeight = 0.0,
+    undesirable_weight: UndesirableWeight = 0.0,
     held_out: HeldOut = 0.2,
     judge_pairs: JudgePairs = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue (also the default).")] = False,
@@ -175,7 +218,7 @@ def sweep(
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(help="dpo, ipo, kto, simpo or ppo.")],
+    method: Annotated[str, typer.Argument(help="dpo, ipo, kto, simpo, ppo or grpo.")],
     beta: Annotated[str, typer.Option(help="One value of the lever.")] = "0.1",
     seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 0,
     model: Model = "lab",
@@ -193,8 +236,21 @@ def train(
     checkpoints: Checkpoints = 3,
     save_every: SaveEvery = 0,
     max_length: MaxLength = 0,
-    reward: Reward = "model",
+    reward: Reward = "",
     target_kl: TargetKl = 0.0,
+    iterations: Iterations = 0,
+    group_size: GroupSize = 0,
+    rounds: Rounds = 0,
+    round_prompts: RoundPrompts = 0,
+    samples: Samples = 0,
+    refresh_reference: Refresh = False,
+    then: Then = "",
+    then_iterations: ThenIterations = 0,
+    lora_rank: LoraRank = 0,
+    gradient_checkpointing: Checkpointing = False,
+    state_every: StateEvery = 0,
+    desirable_weight: DesirableWeight = 0.0,
+    undesirable_weight: UndesirableWeight = 0.0,
     smoke: Smoke = False,
     config: Config = None,
 ) -> None:

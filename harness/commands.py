@@ -29,7 +29,12 @@ SMOKE_SIZES: dict[str, Any] = {
     "self_play": 1,
 }
 EXIT_FAILED_TRIALS = 3
-GENERAL = ("lr", "epochs", "save_every", "batch_size", "micro_batch", "max_steps", "target_kl")
+GENERAL = (
+    "lr", "epochs", "save_every", "batch_size", "micro_batch", "max_steps", "target_kl",
+    "iterations", "group_size", "rounds", "round_prompts", "samples", "then_iterations",
+    "lora_rank", "state_every", "desirable_weight", "undesirable_weight",
+)  # fmt: skip
+SWITCHES = ("refresh_reference", "gradient_checkpointing")
 
 
 def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) -> SweepConfig:
@@ -50,8 +55,13 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         if not 0 <= options.get(name, 0) < math.inf:
             raise PrefevalError(f"--{name.replace('_', '-')} must be a number >= 0; 0: the default")
     training = {k: options[k] for k in GENERAL if options.get(k)}
-    if options.get("reward", "model") != "model":
+    training |= {k: True for k in SWITCHES if options.get(k)}
+    if options.get("reward"):
         training["reward"] = options["reward"]
+    if options.get("then"):
+        training["then"] = grid.parse_then(options["then"])
+    elif training.pop("then_iterations", None):
+        raise PrefevalError("--then-iterations sets the length of --then; give --then ppo")
     sizes = OWN_SIZES if own else Sizes()
     if options.get("max_new_tokens"):
         new = options["max_new_tokens"]
@@ -92,8 +102,9 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
 def _smoked(config: SweepConfig) -> SweepConfig:
     """The real path at the smallest size."""
     training = {**config.training, "max_steps": SMOKE["max_steps"]}
-    if "ppo" in config.methods:
-        training["iterations"] = 2
+    training |= {"iterations": 2, "then_iterations": 2} if "then" in training else {"iterations": 2}
+    if training.get("rounds"):
+        training |= {"rounds": 2, "round_prompts": 32, "batch_size": 16, "max_steps": 4}
     return replace(
         config,
         lab=replace(config.lab, **SMOKE_LAB) if config.is_lab else config.lab,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefeval import metrics, records
+from prefeval.harness import checkpoints, judges, measured, models, steps
 from prefeval.harness import data as preference_data
-from prefeval.harness import judges, measured, models, steps
 from prefeval.harness.task import Task, read_prompts
 from prefeval.records import Completion, MetricResult, PreferencePair, Prompt
 from prefeval.suites import checks
@@ -56,9 +56,13 @@ def load_held_out(task: Task) -> list[PreferencePair]:
     return preference_data.load_pairs(path).items if path.stat().st_size else []
 
 
-def _model_hash(path: str | Path) -> list[str]:
+def _model_hash(path: str | Path, base: str) -> list[str]:
     """What a model's answers depend on: its weights, its tokenizer and its chat template."""
-    return [models.weights_hash(path), models.tokenizer_hash(path)]
+    folder = models.model_dir(path)
+    return [
+        checkpoints.weights_hash(folder, base),
+        models.tokenizer_hash(checkpoints.tokenizer_dir(folder, base)),
+    ]
 
 
 class Evaluator:
@@ -77,7 +81,7 @@ class Evaluator:
                 self.held_out,
                 [*self.suite.win_rate, *self.suite.retention],
                 self.judge.settings,
-                _model_hash(task.reference),
+                _model_hash(task.reference, task.reference),
                 task.dtype,
                 task.device,
             ]
@@ -87,10 +91,11 @@ class Evaluator:
         """A model of this task, ready to generate and score: the one place that opens one."""
         from prefeval.harness.backends.hugging_face import HuggingFaceBackend
 
-        model = models.load_model(path, dtype=self.task.dtype, device=self.task.device)
+        base = self.task.reference
+        model = checkpoints.load(path, base, dtype=self.task.dtype, device=self.task.device)
         return HuggingFaceBackend(
             model,
-            models.load_tokenizer(path),
+            models.load_tokenizer(checkpoints.tokenizer_dir(models.model_dir(path), base)),
             max_length=self.task.sizes.max_length,
             batch_size=self.task.sizes.generation_batch,
         )
@@ -121,7 +126,7 @@ class Evaluator:
 
     def measure(self, checkpoint: Path, out: Path) -> list[MetricResult]:
         """All files of one checkpoint, in ``out``; returns its metrics."""
-        key = records.content_hash([self.key, _model_hash(checkpoint)])
+        key = records.content_hash([self.key, _model_hash(checkpoint, self.task.reference)])
         metrics_key = records.content_hash([key, sorted(metrics.plugins())])
         done = out / "metrics.json"
         saved = [out / f"{name}.jsonl" for name in ("completions", *measured.FRAMES)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefeval import metrics, records
-from prefeval.harness import models, results, sweep
+from prefeval.harness import checkpoints as saved
+from prefeval.harness import results, sweep
 from prefeval.harness.executors import Job, open_executor
 from prefeval.harness.measured import read_metrics
 from prefeval.harness.run_folder import RunFolder
@@ -38,7 +39,8 @@ def evaluate(
     console: Console,
 ) -> list[dict[str, Any]]:
     """Measure ``checkpoints`` against the configuration's reference; one row of metrics each."""
-    folders = [models.check_model_dir(c) for c in checkpoints]
+    base = None if config.is_lab else config.model  # the lab's is built when it is first needed
+    folders = [saved.check(c, base) for c in checkpoints]
     if len(set(folders)) < len(folders):
         raise PrefevalError("a checkpoint is given twice; give each once")
     labels = _labels(folders)

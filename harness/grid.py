@@ -79,6 +79,15 @@ def parse_methods(text: str) -> tuple[str, ...]:
     return methods
 
 
+def parse_then(text: str) -> str:
+    """``ppo``: the method of a phase that follows; it must learn from the policy's own answers."""
+    method = text.strip().lower()
+    able = [m for m, about in METHODS.items() if about.data == "prompts"]
+    if method not in able:
+        raise PrefevalError(f"cannot follow with {text!r}; use --then {' or '.join(able)}")
+    return method
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """``3`` as seeds 0, 1, 2; ``0,5`` as those two."""
     parts = [p.strip() for p in text.split(",")]

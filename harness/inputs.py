@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from prefeval.harness import models
+from prefeval.harness import models, rewards
 from prefeval.harness.settings import SweepConfig
+from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError
-
-LAB_REWARDS = ("kfacts", "guess")
 
 
 def check_name(name: str) -> None:
@@ -20,10 +19,15 @@ def check_name(name: str) -> None:
 
 def check(config: SweepConfig) -> None:
     """Raise ``PrefevalError`` for a suite, judge or reward that cannot be used."""
-    reward = config.training.get("reward")
-    if reward and not (config.is_lab and reward in LAB_REWARDS):
-        which = f"model, {' or '.join(LAB_REWARDS)}" if config.is_lab else "model"
-        raise PrefevalError(f"unknown reward {reward!r} here; use --reward {which}")
+    if reward := config.training.get("reward"):
+        rewards.check(reward, is_lab=config.is_lab)
+    if config.training.get("rounds"):
+        for method in config.methods:
+            if METHODS[method].data != "pairs":
+                raise PrefevalError(
+                    f"--rounds is for methods that learn from pairs, and {method} does not; use "
+                    "--methods dpo, ipo or simpo"
+                )
     if config.suite:
         if config.is_lab:
             raise PrefevalError("--suite goes with --model; the lab has prompts of its own")

@@ -1,9 +1,13 @@
-"""The lab's verifiable tasks as PPO's prompts: a program gives the reward, no model does."""
+"""The lab's rewards: its verifiable tasks, and its labelling judge as noisy as the labels are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from prefeval.harness.judges import open_judge
 from prefeval.harness.judges.lab import LabJudge
@@ -13,6 +17,70 @@ from prefeval.suites import lab_prompts
 from prefeval.suites.lab_world import World
 
 FAMILIES = ("kfacts", "guess")
+KNOBS = ("shape", "length_bias", "temperature")
+
+
+def world_of(judge: str) -> World:
+    """The world that the run's judge judges; ``PrefevalError`` outside the lab."""
+    found = open_judge(judge)
+    if not isinstance(found, LabJudge):
+        raise PrefevalError("this reward is a task of the lab; use --reward model or judge:NAME")
+    return found.world
+
+
+def in_its_world(spec: str, judge: str) -> str:
+    """A lab judge's ``spec`` in the world of the run's own judge."""
+    world = world_of(judge)
+    knobs = spec.partition(":")[2]
+    return f"lab:seed={world.seed},people={world.people},{knobs}"
+
+
+def prose_by_messages(judge: str) -> Mapping[str, Prompt]:
+    """The training prompts of free prose, with their checks, by their conversation as text."""
+    prompts = lab_prompts.prose_prompts(world_of(judge), held_out=False)
+    return {str(p.messages): p for p in prompts}
+
+
+def labels(judge: str, settings: str, seed: int) -> PromptData:
+    """The training prompts of free prose, scored as the judge that labelled the pairs would.
+
+    A Gumbel variable on every score over the temperature makes the better of two answers the
+    preferred one with the Bradley-Terry probability of the labels (Plackett-Luce for more); with
+    ``noise`` that share of prompts is scored upside down. The draws are functions of the seed, the
+    prompt and the texts, so that a run that is continued sees the same ones.
+    """
+    world = world_of(judge)
+    values = dict(part.split("=") for part in settings.split(","))
+    noise = float(values.pop("noise"))
+    spec = ",".join(f"{k}={v}" for k, v in values.items())
+    labeller = LabJudge(world, **{k: _typed(k, values[k]) for k in KNOBS})
+    prompts = lab_prompts.prose_prompts(world, held_out=False)
+
+    def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
+        groups: dict[int, list[str]] = {}
+        for i, text in zip(indices, texts, strict=True):
+            groups.setdefault(i, []).append(text)
+        flipped = {i for i, group in groups.items() if _uniform(spec, seed, i, group) < noise}
+        told: dict[int, int] = {}
+        found = []
+        for i, text in zip(indices, texts, strict=True):
+            told[i] = told.get(i, 0) + 1
+            gumbel = -math.log(-math.log(_uniform(spec, seed, i, [*groups[i], str(told[i])])))
+            value = labeller.score(prompts[i], text) / labeller.temperature + gumbel
+            found.append(-value if i in flipped else value)
+        return found
+
+    return PromptData([p.id for p in prompts], [p.messages for p in prompts], score)
+
+
+def _typed(name: str, value: str) -> Any:
+    return value if name == "shape" else float(value)
+
+
+def _uniform(*key: Any) -> float:
+    """In (0, 1), a function of the key alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return float((np.frombuffer(digest[:8], dtype=np.uint64)[0] + 0.5) / 2.0**64)
 
 
 def prompt_data(judge: str, family: str) -> PromptData:
@@ -22,10 +90,7 @@ def prompt_data(judge: str, family: str) -> PromptData:
     """
     if family not in FAMILIES:
         raise PrefevalError(f"unknown reward {family!r}; use model, {' or '.join(FAMILIES)}")
-    found = open_judge(judge)
-    if not isinstance(found, LabJudge):
-        raise PrefevalError(f"the reward {family!r} is a task of the lab; use --reward model")
-    world = found.world
+    world = world_of(judge)
     prompts = [
         p for p in lab_prompts.verifiable_prompts(world, held_out=False) if p.behaviour == family
     ]

@@ -66,8 +66,7 @@ def check_model_dir(source: str | os.PathLike[str]) -> Path:
     weights, a missing shard, a truncated safetensors file, no tokenizer, no chat template.
     """
     folder = model_dir(source)
-    whole = (folder / "config.json").is_file() and _has_weights(folder)
-    if (folder / "adapter_config.json").is_file() and not whole:
+    if is_adapter(folder):
         raise PrefevalError(
             f"{folder} is an adapter; merge it first: "
             "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new_folder)"
@@ -82,6 +81,12 @@ def check_model_dir(source: str | os.PathLike[str]) -> Path:
     if not _has_template(folder):
         raise PrefevalError(_no_template(folder))
     return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not a whole model."""
+    whole = (folder / "config.json").is_file() and _has_weights(folder)
+    return (folder / "adapter_config.json").is_file() and not whole
 
 
 def _config(folder: Path) -> dict[str, Any]:

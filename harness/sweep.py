@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 
     from prefeval.metrics.selection import Selection
 
-LAB_SECONDS: Mapping[str, float] = {"dpo": 26, "ipo": 26, "kto": 32, "simpo": 26, "ppo": 40}
+LAB_SECONDS: Mapping[str, float] = {
+    "dpo": 26,
+    "ipo": 26,
+    "kto": 32,
+    "simpo": 26,
+    "ppo": 40,
+    "grpo": 35,
+}
 """A trial of the lab on one core of the machine of docs/lab.md: for the estimate alone."""
 PACKAGES = ("prefeval", "torch", "transformers", "tokenizers", "numpy", "scipy", "pandas")
 
@@ -211,13 +218,13 @@ def _caveat(judge: str, config: SweepConfig) -> str:
 def shared_stages(config: SweepConfig, materials: materialise.Materials) -> list[list[Job]]:
     """What is computed once for all trials; each stage needs the one before."""
     task = materials.task
-    kinds = {METHODS[m].data for m in config.methods}
+    kinds = {METHODS[m].data for m in config.methods if not config.settings(m).get("rounds")}
     shared = [Job("reference answers", "reference", task)]
     if "pairs" in kinds:
         shared.append(Job("reference log-probabilities", "pairs", task))
     if "thumbs" in kinds:
         shared.append(Job("thumbs", "thumbs", task))
-    if "prompts" in kinds and config.settings("ppo").get("reward", "model") == "model":
+    if config.needs_reward_model:
         settings = config.reward_model_settings()
         shared.insert(0, Job("reward model", "reward_model", task, settings=settings))
     stages = [shared]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefeval import records
+from prefeval.harness import checkpoints, models, rewards, steps
 from prefeval.harness import data as preference_data
-from prefeval.harness import models, steps
 from prefeval.harness.evaluate import Evaluator
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
@@ -23,10 +23,7 @@ from prefeval.records import PrefevalError, Trial
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prefeval.minitrainers.rollouts import PromptData
-
-MODEL_REWARD = "model"
-VERSION = 1  # of training: raise it when a change to a trainer changes its checkpoints
+VERSION = 2  # of training: raise it when a change to a trainer changes its checkpoints
 
 OnRow = Callable[[Mapping[str, Any]], None]
 Rows = list[dict[str, Any]]
@@ -165,53 +162,58 @@ def _data_key(task: Task, *files: str) -> str:
 
 
 def _trial_key(task: Task, trial: Trial) -> str:
-    """Hash of all that a trial's checkpoints depend on: PPO's reward too."""
-    match METHODS[trial.method].data:
-        case "pairs":
-            learns_from = [_data_key(task, "pairs.jsonl")]
-        case "thumbs":
-            learns_from = [_data_key(task, "thumbs.jsonl")]
-        case "prompts" if _reward(trial) == MODEL_REWARD:
-            learns_from = [_data_key(task, "pairs.jsonl"), models.weights_hash(_reward_model(task))]
-        case "prompts":
-            learns_from = [_data_key(task), task.judge]  # which names the lab's world
-    return records.content_hash([trial, learns_from])
-
-
-def _reward(trial: Trial) -> str:
-    """What rewards PPO: the trained model, or a verifiable family of the lab."""
-    return str(trial.settings.get("reward", MODEL_REWARD))
-
-
-def _reward_model(task: Task) -> Path:
-    """Where PPO's reward model is saved."""
-    return Path(task.run) / "reward_model" / "model"
+    """Hash of all that a trial's checkpoints depend on: the reward of its own answers too."""
+    settings, kind = trial.settings, METHODS[trial.method].data
+    files = []
+    own = kind == "prompts" or settings.get("rounds") or settings.get("then")
+    if kind == "thumbs":
+        files.append("thumbs.jsonl")
+    elif kind == "pairs" and not settings.get("rounds"):
+        files.append("pairs.jsonl")
+    learns_from: list[Any] = []
+    if own:
+        reward = str(settings["reward"])
+        learns_from.append(task.judge)  # which names the lab's world
+        if reward.partition(":")[0] in (rewards.MODEL, rewards.JUDGE):
+            files.append("pairs.jsonl")
+        if reward == rewards.MODEL:
+            learns_from.append(models.weights_hash(rewards.reward_model(task)))
+    return records.content_hash([trial, _data_key(task, *sorted(set(files))), learns_from])
 
 
 # -- one trial ---------------------------------------------------------------------------------
 
 
 def train_trial(task: Task, trial: Trial, on_row: OnRow) -> Path:
-    """Train unless that is done; returns the trial's folder."""
+    """Train unless that is done; returns the trial's folder.
+
+    A trial that was stopped goes on from its last saved state, unless what it learns from has
+    changed since.
+    """
+    from prefeval.minitrainers.run import STATE
+
     folder = Path(task.run) / "trials" / trial.name
     key = _trial_key(task, trial)
-    log = folder / "train.jsonl"
+    log, begun = folder / "train.jsonl", folder / ".begun"
     if not steps.is_done(log, key):
         with steps.disk_errors(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            records.write_json(folder / "trial.json", trial)
+            if not (begun.is_file() and begun.read_text(encoding="utf-8") == key):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                records.write_json(folder / "trial.json", trial)
+                records.write_text(begun, key)
             train(task, trial, folder, on_row)
             steps.mark_done(log, key)
+            (folder / STATE).unlink(missing_ok=True)
     return folder
 
 
 def measure_trial(folder: Path, trial: Trial, evaluator: Evaluator, on_row: OnRow) -> None:
     """Measure every checkpoint that is not measured yet, and note what the trial cost."""
     start = time.perf_counter()
-    checkpoints = saved_checkpoints(folder)
-    for number, checkpoint in enumerate(checkpoints, 1):
-        on_row({"stage": "evaluate", "at": number, "of": len(checkpoints)})
+    saved = saved_checkpoints(folder)
+    for number, checkpoint in enumerate(saved, 1):
+        on_row({"stage": "evaluate", "at": number, "of": len(saved)})
         evaluator.measure(checkpoint, checkpoint)
     if not (folder / "costs.json").exists():
         _record_costs(folder, trial, time.perf_counter() - start)
@@ -226,7 +228,7 @@ def saved_checkpoints(folder: Path) -> list[Path]:
         raise PrefevalError(f"the checkpoint of step {last} is gone; {again}")
     for path in found:
         try:
-            models.check_model_dir(path)
+            checkpoints.check(path, None)
         except PrefevalError as error:
             raise PrefevalError(f"{error}; {again}") from error
     return found
@@ -235,10 +237,10 @@ def saved_checkpoints(folder: Path) -> list[Path]:
 def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
     """Clock and memory, apart from the results: equal runs have equal results.
 
-    The peak is the worker's until now, so it may be an earlier trial's.
+    The peak is the worker's until then, so it may be an earlier trial's.
     """
     rows = records.read_jsonl(folder / "train.jsonl")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = max(row.get("peak_memory_mb", 0.0) for row in rows)
     records.write_json(
         folder / "costs.json",
         {
@@ -250,37 +252,93 @@ def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
             "eval_seconds": eval_seconds,
             "peak_memory_mb": peak,
             "tokens": sum(row.get("tokens", 0) for row in rows),
+            "flops": sum(row.get("flops", 0) for row in rows),
+            "sft_flops": sum(row.get("sft_flops", 0) for row in rows),
+            "models": METHODS[trial.method].models,
         },
     )
 
 
 def train(task: Task, trial: Trial, folder: Path, on_row: OnRow) -> None:
-    """Run the trial's trainer; its checkpoints and ``train.jsonl`` land in ``folder``."""
-    from prefeval.minitrainers import load, make_config
+    """Run the trial's trainer, and the phase that follows it where there is one; its checkpoints
+    and ``train.jsonl`` land in ``folder``."""
+    from prefeval.minitrainers import run
 
-    module = load(trial.method)
-    settings = {k: v for k, v in trial.settings.items() if k != "reward"}
-    config = make_config(
-        trial.method,
-        beta=trial.beta,
-        seed=trial.seed,
-        max_length=task.sizes.max_length,
-        device=task.device,
-        dtype=task.dtype,
-        **{k: tuple(v) if k == "save_at" else v for k, v in settings.items()},
-    )
-    policy = models.load_model(task.reference, dtype="float32", device=task.device)
-    tokenizer = models.load_tokenizer(task.reference)
-    extra: dict[str, Any] = {}
-    match METHODS[trial.method].data:
-        case "pairs":
-            data: Any = _pair_data(prepare_pairs(task))
-        case "thumbs":
-            data = _thumb_data(prepare_thumbs(task))
-        case "prompts":
-            room = task.sizes.max_length - getattr(config, "max_new_tokens", 0)
-            data, extra = _prompt_data(task, _reward(trial), room)
-    module.train(policy, tokenizer, data, config, out_dir=folder, on_step=on_row, **extra)
+    settings = dict(trial.settings)
+    then, reward = settings.pop("then", None), settings.pop("reward", rewards.MODEL)
+    state = run.read_state(folder)
+    policy = _Policy(task, folder, on_row, reward, trial.seed)
+    if then and state is not None and state.method == then["method"]:
+        first_step = state.first_step
+    else:
+        first_step = policy.train(trial.method, {**settings, "beta": trial.beta})
+    if then:
+        then = dict(then)
+        policy.train(then.pop("method"), then, first_step=first_step)
+
+
+class _Policy:
+    """A trial's model, as one phase of training hands it to the next."""
+
+    def __init__(self, task: Task, folder: Path, on_row: OnRow, reward: str, seed: int) -> None:
+        self.task, self.folder, self.on_row = task, folder, on_row
+        self.reward, self.seed = reward, seed
+        self.model: PreTrainedModel | None = None
+
+    def train(self, method: str, settings: Mapping[str, Any], first_step: int = 0) -> int:
+        """One phase; returns the step that it ended with."""
+        from prefeval.minitrainers import load, lora, make_config
+
+        task = self.task
+        config = make_config(
+            method,
+            seed=self.seed,
+            max_length=task.sizes.max_length,
+            device=task.device,
+            dtype=task.dtype,
+            **{k: tuple(v) if k == "save_at" else v for k, v in settings.items()},
+        )
+        if config.lora_rank:
+            config = replace(config, base_hash=models.weights_hash(task.reference))
+        if self.model is None:
+            self.model = lora.attach(self._reference(), config)
+        extra: dict[str, Any] = {}
+        match METHODS[method].data:
+            case "pairs" if config.rounds:
+                from prefeval.minitrainers.rounds import OnPolicy
+
+                keeps = not (config.lora_rank or config.refresh_reference)
+                data: Any = OnPolicy(
+                    self._rewarded(config.max_new_tokens).prompts,
+                    ref=self._reference() if keeps else None,
+                )
+            case "pairs":
+                data = _pair_data(prepare_pairs(task))
+            case "thumbs":
+                data = _thumb_data(prepare_thumbs(task))
+            case "prompts":
+                rewarded = self._rewarded(config.max_new_tokens)
+                data = rewarded.prompts
+                extra = {"first_step": first_step}
+                extra |= {"ref": self._reference()} if not config.lora_rank else {}
+                extra |= {"value_body": rewarded.body} if method == "ppo" else {}
+        saved = load(method).train(
+            self.model,
+            models.load_tokenizer(task.reference),
+            data,
+            config,
+            out_dir=self.folder,
+            on_step=self.on_row,
+            **extra,
+        )
+        return int(saved[-1].step)
+
+    def _reference(self) -> PreTrainedModel:
+        return models.load_model(self.task.reference, dtype="float32", device=self.task.device)
+
+    def _rewarded(self, new_tokens: int) -> rewards.Rewarded:
+        room = self.task.sizes.max_length - new_tokens
+        return rewards.open_reward(self.task, self.reward, room=room, seed=self.seed)
 
 
 def _pair_data(rows: Rows) -> Any:
@@ -301,36 +359,3 @@ def _thumb_data(rows: Rows) -> Any:
     return ThumbData(
         thumbs, [Encoded(*r["mismatched"]) for r in rows], reference[:, 0], reference[:, 1]
     )
-
-
-def _prompt_data(task: Task, reward: str, room: int) -> tuple[PromptData, dict[str, Any]]:
-    """PPO's prompts and reward: the trained reward model, or a verifiable family of the lab.
-
-    Of the pairs' prompts, those of more than ``room`` tokens are left out.
-    """
-    from prefeval.minitrainers.rollouts import PromptData
-
-    if reward != MODEL_REWARD:
-        from prefeval.harness import lab_rewards
-
-        return lab_rewards.prompt_data(task.judge, reward), {}
-    from prefeval.harness.judges import reward_model
-    from prefeval.minitrainers import reward as reward_module
-
-    judge = reward_model.from_folder(_reward_model(task), device=task.device)
-    pairs = preference_data.load_pairs(task.data / "pairs.jsonl").items
-    prompts = preference_data.with_room(preference_data.distinct(pairs), judge.tokenizer, room)
-    if not prompts:
-        raise PrefevalError(
-            f"no prompt takes at most {room} tokens, so none leaves room for an answer; "
-            "raise --max-length"
-        )
-
-    def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
-        asked = [(prompts[i].prompt, text) for i, text in zip(indices, texts, strict=True)]
-        return reward_module.score(
-            judge.model, judge.tokenizer, asked, max_length=task.sizes.max_length
-        )
-
-    data = PromptData([p.id for p in prompts], [p.prompt for p in prompts], score)
-    return data, {"value_body": judge.model.base_model}

@@ -32,6 +32,8 @@ class Method:
     """whether the loss holds the policy to a reference"""
     config: str = "TrainConfig"
     """the class of its settings, in its module"""
+    models: int = 1
+    """of the policy's size in memory while it trains; a cached reference is none"""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """settings that differ from the config's own defaults"""
 
@@ -44,10 +46,20 @@ METHODS: Mapping[str, Method] = {
         "prefeval.minitrainers.simpo", "pairs", "beta", anchored=False, defaults={"beta": 2.0}
     ),
     "ppo": Method(
-        "prefeval.minitrainers.ppo", "prompts", "kl_coef", anchored=True, config="PPOConfig"
+        "prefeval.minitrainers.ppo",
+        "prompts",
+        "kl_coef",
+        anchored=True,
+        config="PPOConfig",
+        models=4,
     ),
     "grpo": Method(
-        "prefeval.minitrainers.grpo", "prompts", "beta", anchored=True, config="GRPOConfig"
+        "prefeval.minitrainers.grpo",
+        "prompts",
+        "beta",
+        anchored=True,
+        config="GRPOConfig",
+        models=3,
     ),
 }
 

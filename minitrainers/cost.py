@@ -48,7 +48,7 @@ class Cost:
         """The body's part of a pass over a padded batch. Kernels skip what a causal mask hides,
         and nothing of what another mask does."""
         attention = self._attention * width * width * (0.5 if causal else 1.0)
-        return rows * (2 * self._body * width + attention)
+        return float(rows * (2 * self._body * width + attention))
 
     def step(self, lengths: Iterable[int], scored: int) -> float:
         """Forward and backward, with what gradient checkpointing computes twice."""

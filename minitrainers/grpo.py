@@ -224,10 +224,11 @@ def assess(
     kl, logps, ref_logps, entropy = map(torch.cat, zip(*columns, strict=True))
     rewards = torch.as_tensor(rollouts.rewards, device=logps.device, dtype=logps.dtype)
     advantages = group_advantages(rewards, config.group_size)
+    input_ids, attention_mask, mask = batch
     return Assessment(
-        Experience(*batch, logps, ref_logps, advantages),
+        Experience(input_ids, attention_mask, mask, logps, ref_logps, advantages),
         kl.sum(-1).mean().item(),
-        (entropy.sum() / batch[2].sum()).item(),
+        (entropy.sum() / mask.sum()).item(),
     )
 
 

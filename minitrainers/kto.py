@@ -182,7 +182,7 @@ def thumb_batches(data: ThumbData, config: TrainConfig) -> list[list[int]]:
         if not thumb.example.completion_ids:
             raise PrefevalError(f"thumb {thumb.id} has a completion without tokens; drop it")
     if config.batch_size < 2:
-        raise PrefevalError("KTO needs both kinds of thumbs in a batch; set batch_size to 2 or more")
+        raise PrefevalError("KTO needs both kinds in a batch; set batch_size to 2 or more")
     lengths = [t.example.length for t in data.thumbs]
     batches = all_batches(lengths, config, strata=labels)
     if any(len({labels[i] for i in batch}) < 2 for batch in batches):

@@ -55,7 +55,7 @@ class TrainConfig:
     """keep only each layer's input for the backward pass: less memory, a third more time"""
     lora_rank: int = 0
     """0 trains all weights; else an adapter of this rank on every linear layer of the body"""
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     """the adapter's output is scaled by lora_alpha / lora_rank"""
     base_hash: str = ""
     """names the weights under an adapter; written beside it"""
@@ -212,4 +212,3 @@ def optimise(
                 }
             )
         return run.saved
-

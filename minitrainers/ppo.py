@@ -267,7 +267,9 @@ def train(
     n_updates = n_steps * config.ppo_epochs * config.minibatches
     optimisers = {
         "policy": Optimiser(policy.parameters(), n_updates, config),
-        "value": Optimiser(value_model.parameters(), n_updates, replace(config, lr=config.value_lr)),
+        "value": Optimiser(
+            value_model.parameters(), n_updates, replace(config, lr=config.value_lr)
+        ),
     }
     cost = Cost(policy, config)
     with Run(

@@ -87,7 +87,9 @@ class RoundStream:
         if not source.prompts.prompts:
             raise PrefevalError("there are no prompts to answer; give at least one")
         if source.prompts.respond is not None:
-            raise PrefevalError("rounds compare single answers, not games of several turns; use ppo")
+            raise PrefevalError(
+                "rounds compare single answers, not games of several turns; use ppo"
+            )
         if config.samples < 2:
             raise PrefevalError(f"a pair needs two answers; got samples {config.samples}")
         if source.ref is None and not config.lora_rank and not config.refresh_reference:
@@ -162,7 +164,9 @@ class RoundStream:
             if ranked is None or any(answers[i] == [end] for i in ranked):
                 continue
             chosen, rejected = (rows[group][i] for i in ranked)
-            pairs.append(EncodedPair(f"round-{number + 1}/{prompts.ids[index]}/{at}", chosen, rejected))
+            pairs.append(
+                EncodedPair(f"round-{number + 1}/{prompts.ids[index]}/{at}", chosen, rejected)
+            )
         return pairs
 
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length
+from prefeval.reports.costs import ESTIMATE
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
 from prefeval.reports.samples import MAX_CHARACTERS
@@ -45,6 +46,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
             f" {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over"
             " behaviours, 5%)."
         ),
+        "cost": f"{ESTIMATE} Seconds and memory are of the machine that ran the sweep.",
         "checkpoints": (
             "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not"
             " training seeds."

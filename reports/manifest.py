@@ -1,4 +1,4 @@
-"""What was run, as the page shows it: the manifest, costs, the trials that did not finish."""
+"""What was run, as the page shows it: the manifest, and the trials that did not finish."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from prefeval.reports.quantities import fixed
-from prefeval.reports.run import Run, TrialLog, method_name
+from prefeval.reports.run import Run, TrialLog
 
 
 def manifest_groups(run: Run) -> list[dict[str, Any]]:
@@ -26,7 +25,6 @@ def manifest_groups(run: Run) -> list[dict[str, Any]]:
         _group("Lab", lab),
         _group("SHA-256", hashes, mono=True),
         _group("Versions", manifest.get("versions")),
-        _costs(run),
     ]
     return [g for g in groups if g["rows"]]
 
@@ -49,25 +47,6 @@ def words(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(words(v) for v in value)
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _costs(run: Run) -> dict[str, Any]:
-    """Mean cost of a trial of each method, on the machine that ran it."""
-    columns = (
-        ("train_seconds", 1, "s training"),
-        ("eval_seconds", 1, "s evaluation"),
-        ("peak_memory_mb", 0, "MB peak"),
-    )
-    rows = []
-    for method in run.methods if "method" in run.costs else ():
-        group = run.costs[run.costs["method"] == method]
-        mean = group.mean(numeric_only=True)
-        said = [
-            f"{fixed(float(mean[c]), digits)} {unit}" for c, digits, unit in columns if c in mean
-        ]
-        if len(group):
-            rows.append((f"{method_name(method)}, {len(group)} trials", ", ".join(said)))
-    return {"name": "Cost of a trial (mean)", "rows": rows, "mono": False}
 
 
 def trial_states(run: Run) -> list[dict[str, str]]:

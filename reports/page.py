@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import manifest, svg, tables, view
+from prefeval.reports import costs, manifest, svg, tables, view
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
@@ -43,11 +43,12 @@ SECTIONS = {
     "dynamics": "Dynamics",
     "length": "Length",
     "retention": "Retention",
+    "cost": "Cost",
     "checkpoints": "Checkpoints",
     "samples": "Samples",
     "manifest": "Manifest",
 }
-NEED_CHECKPOINTS = ("frontier", "window", "length", "retention", "checkpoints", "samples")
+NEED_CHECKPOINTS = ("frontier", "window", "length", "retention", "cost", "checkpoints", "samples")
 # What may not stand in a <script>, breaks lines in scripts, reorders text, or is no character.
 UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -131,6 +132,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         **_first_screen(run, verdict),
         **_charts(run, verdict),
         "heat": tables.heat(run, verdict),
+        "costs": costs.table(run),
         "table": tables.table(run, verdict),
         "samples": packed,
         "samples_json": inline_json(packed),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
+from prefeval.reports import costs
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Run, load, method_name
@@ -169,8 +170,7 @@ def warnings(run: Run, verdict: Verdict) -> tuple[str, ...]:
 
 def plain(run: Run, verdict: Verdict, report: Path | None = None) -> str:
     """Table and text without colour, for a pipe or a log."""
-    cells = [[COLUMNS[f.name] for f in fields(SummaryRow)]]
-    cells += [[getattr(r, f.name) for f in fields(SummaryRow)] for r in rows(run, verdict)]
+    cells = _cells(run, verdict)
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     out = [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells
@@ -178,22 +178,35 @@ def plain(run: Run, verdict: Verdict, report: Path | None = None) -> str:
     return "\n".join([*out, "", *lines(run, verdict, report)]) + "\n"
 
 
+def _cells(run: Run, verdict: Verdict) -> list[list[str]]:
+    """The table as text, its heading first."""
+    names = [f.name for f in fields(SummaryRow)]
+    return [
+        [COLUMNS[n] for n in names],
+        *([getattr(r, n) for n in names] for r in rows(run, verdict)),
+    ]
+
+
+def _table(cells: list[list[str]]) -> list[str]:
+    """A Markdown table, its heading first."""
+    heading, *body = ("| " + " | ".join(map(_escaped, line)) + " |" for line in cells)
+    return [heading, "|" + "---|" * len(cells[0]), *body]
+
+
 def markdown(run: Run, verdict: Verdict) -> str:
-    """summary.md: headline, reasons, table, windows, warnings; model output never enters it."""
+    """summary.md: headline, reasons, table, windows, costs, warnings; never model output."""
     parts = [f"# {verdict.headline}", ""]
     parts += [f"- {_mark(r.tone)} {_escaped(r.text)}" for r in verdict.reasons]
     if path := checkpoint_path(run, verdict):
         parts.append(f"- Checkpoint: `{path}`")
-    heads = [COLUMNS[f.name] for f in fields(SummaryRow)]
-    parts += ["", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows(run, verdict):
-        parts.append(
-            "| " + " | ".join(_escaped(getattr(row, f.name)) for f in fields(SummaryRow)) + " |"
-        )
-    parts += ["", _caption(verdict), "", "## Usable β", ""]
+    parts += ["", *_table(_cells(run, verdict)), "", _caption(verdict), "", "## Usable β", ""]
     parts += [
         f"- **{method_name(w.method)}**: {_escaped(_window(w))}" for w in verdict.windows
     ] or ["- none yet"]
+    cost, reasons = costs.text_rows(run)
+    if len(cost) > 1:
+        parts += ["", "## What training cost", "", *_table(cost), ""]
+        parts += [" ".join([costs.ESTIMATE, *reasons])]
     if found := warnings(run, verdict):
         parts += ["", "## Before you ship", "", *(f"- {_escaped(w)}" for w in found)]
     if command := run.manifest.get("command"):

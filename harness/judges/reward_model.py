@@ -34,8 +34,9 @@ from prefeval.records import (
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from prefeval.minitrainers.loop import OnStep, TrainConfig
+    from prefeval.minitrainers.loop import TrainConfig
     from prefeval.minitrainers.pairs import EncodedPair
+    from prefeval.minitrainers.run import OnStep
 
 CAVEAT = (
     "The judge is a reward model trained on preference pairs: a proxy that carries their biases, "

@@ -66,7 +66,7 @@ SWEEP = ("sweep", "--smoke", "--device", "cpu", "--methods", "dpo", "--beta", "0
         (["--judge", "lab:shape=odd"], "unknown judge shape 'odd'", "use one of"),
         (["--judge", "reward_model"], "needs a folder", "reward_model:DIR"),
         (["--judge", "reward_model:./nowhere"], "no such model folder", "give a folder"),
-        (["--reward", "gold"], "unknown reward 'gold'", "model, kfacts or guess"),
+        (["--reward", "gold"], "unknown reward 'gold'", "kfacts, guess or judge:NAME"),
         (["--suite", "mine"], "the lab has prompts of its own", "--model"),
         (["--name", "../elsewhere"], "no single folder name", "--out"),
         (["--name", ".."], "no single folder name", "--out"),

@@ -39,6 +39,8 @@ FRAGILE = {
     "overrefusal": -0.4,
     "fact": 0.25,
 }
+TIMES_SFT = {"dpo": 2.0, "ipo": 2.0, "kto": 1.33, "simpo": 2.0, "ppo": 8.125}
+MODELS = {"ppo": 4}
 FAILED, WHY = "kto-b1-s0-deadbeef", "loss is NaN at step 3 (ids 1, 7); lower --lr"
 NO_ORACLE = "these prompts have no oracle: the true win rate exists in the lab only"
 
@@ -303,6 +305,7 @@ def costs(method: str, beta: float) -> dict[str, Any]:
     return {
         **{"trial": name, "method": method, "beta": beta, "seed": 0},
         **{"train_seconds": 21.5, "eval_seconds": 6.25, "peak_memory_mb": 812.0, "tokens": 90000},
+        **{"flops": TIMES_SFT[method] * 2e12, "sft_flops": 2e12, "models": MODELS.get(method, 1)},
     }
 
 

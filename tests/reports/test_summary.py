@@ -131,7 +131,7 @@ def test_summary_md_holds_the_table_and_escapes_markup(full_run: Path, tmp_path:
     write_json(folder / "summary.json", {**saved, "warnings": [warning]})
     text = reports.write_summary(folder).read_text(encoding="utf-8")
     assert text.startswith("# Ship ")
-    assert text.count("\n| ") == 21  # the heading and 20 β
+    assert text.count("\n| ") == 21 + 6  # a heading and 20 β, a heading and 5 methods
     assert "a\\|b \\<img src=x> [link]\\(http://x) \\`code\\`" in text
     assert "prefeval sweep --beta 0.05:0.3" in text
 

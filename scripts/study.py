@@ -1,0 +1,164 @@
+"""What the README and docs say of the lab's studies, measured: prints Markdown.
+
+    python scripts/study.py rounds        # rounds against the same budget of pairs that grow stale
+    python scripts/study.py controller    # whether PPO's controller holds its target
+    python scripts/study.py exploration   # PPO, GRPO and rounds of DPO on what the reference lacks
+
+Each trains on the lab (built on first use) with three seeds, and measures on people and tasks that
+training never mentions. On one core they take about ten minutes each; ``--seeds 1`` shortens them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefeval.harness import lab as labs
+from prefeval.harness import lab_rewards, models
+from prefeval.harness.backends.hugging_face import HuggingFaceBackend
+from prefeval.harness.settings import LAB_TRAINING
+from prefeval.harness.threads import no_bars, one_thread
+from prefeval.minitrainers import load, make_config
+from prefeval.minitrainers.rounds import OnPolicy
+from prefeval.records import Prompt, Sampling
+from prefeval.suites import lab_oracle, lab_prompts
+
+LENGTHS = {"max_length": labs.MAX_LENGTH, "max_new_tokens": 96}
+
+
+class Measured(NamedTuple):
+    """A policy on held-out prompts: a value a prompt, and its KL."""
+
+    values: np.ndarray[Any, Any]
+    kl: float
+    length: float
+
+
+class Bench:
+    """The lab, its reference, and how a policy is measured."""
+
+    def __init__(self) -> None:
+        self.lab = labs.build(on_progress=lambda stage, share: None)
+        self.world = self.lab.world
+        self.judge = f"lab:seed={self.lab.config.seed},people={self.lab.config.people}"
+        self.tokenizer = models.load_tokenizer(self.lab.reference)
+        self.reference = self._backend(self.new_policy())
+        self.work = Path(tempfile.mkdtemp())
+
+    def new_policy(self) -> Any:
+        """The reference, to be trained."""
+        return models.load_model(self.lab.reference)
+
+    def _backend(self, model: Any) -> HuggingFaceBackend:
+        return HuggingFaceBackend(model, self.tokenizer, max_length=labs.MAX_LENGTH)
+
+    def measure(
+        self, policy: Any, prompts: Sequence[Prompt], value: Callable[[Prompt, str], float]
+    ) -> Measured:
+        """One sample a prompt at temperature 1; its value, and the exact KL along it."""
+        backend = self._backend(policy)
+        drawn = backend.generate(prompts, Sampling("sample", 1.0, 96, seed=77))
+        rows = [(p.messages, c.token_ids) for p, c in zip(prompts, drawn, strict=True)]
+        scored = backend.compare(self.reference, rows)
+        values = [value(p, c.text) for p, c in zip(prompts, drawn, strict=True)]
+        length = float(np.mean([len(c.token_ids) for c in drawn]))
+        return Measured(np.array(values), float(np.mean([s.kl for s in scored])), length)
+
+    def quality(self, prompt: Prompt, text: str) -> float:
+        """True quality, which ignores length."""
+        check = prompt.check or {}
+        return lab_oracle.quality(self.world, check["family"], check["subject"], text)
+
+    def train(self, method: str, data: Any, settings: dict[str, Any], **extra: Any) -> Any:
+        """A policy trained from the reference."""
+        policy = self.new_policy()
+        config = make_config(method, **settings)
+        out = Path(tempfile.mkdtemp(dir=self.work))
+        load(method).train(policy, self.tokenizer, data, config, out_dir=out, **extra)
+        return policy
+
+
+def interval(differences: np.ndarray[Any, Any], clusters: Sequence[str]) -> tuple[float, float]:
+    """95% bootstrap interval of a mean over clusters; rows are seeds, columns prompts."""
+    rng = np.random.default_rng(0)
+    names = sorted(set(clusters))
+    sums = np.array([differences[:, [c == n for c in clusters]].sum() for n in names])
+    counts = np.array([differences.shape[0] * sum(c == n for c in clusters) for n in names])
+    draws = rng.integers(len(names), size=(4000, len(names)))
+    low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), (0.025, 0.975))
+    return float(low), float(high)
+
+
+# -- rounds ------------------------------------------------------------------------------------
+
+
+def rounds(bench: Bench, seeds: int) -> None:
+    """Rounds on the policy's own answers against as many rounds on the reference's.
+
+    Prompts, labels (the lab's labelling judge, as noisy as the pairs' labels), pairs a step and
+    steps are the same: only whose answers are compared differs.
+    """
+    d = bench.lab.data_config
+    labels = f"shape={d.judge},length_bias={d.length_bias},temperature={d.temperature},noise=0"
+    prompts = lab_prompts.prose_prompts(bench.world, held_out=True)
+    clusters = [p.cluster for p in prompts]
+    settings = {**LAB_TRAINING["dpo"], **LENGTHS, "rounds": 8, "round_prompts": 768}
+    settings.pop("epochs")
+    print(f"DPO, 8 rounds of 768 prompts, 2 answers a prompt, {seeds} seeds, {len(prompts)} prompts")
+    print("\n| β | pairs by | quality (seeds) | mean | KL | length |\n|---:|---|---|---:|---:|---:|")
+    base = bench.measure(bench.new_policy(), prompts, bench.quality)
+    print(f"| | reference | | {base.values.mean():.2f} | 0 | {base.length:.0f} |", flush=True)
+    for beta in (0.1, 0.3):
+        found: dict[str, list[Measured]] = {"the reference": [], "the policy": []}
+        for seed in range(seeds):
+            for name, measured in found.items():
+                data = OnPolicy(
+                    lab_rewards.labels(bench.judge, labels, seed),
+                    ref=bench.new_policy(),
+                    writer=bench.new_policy() if name == "the reference" else None,
+                )
+                policy = bench.train("dpo", data, {**settings, "beta": beta, "seed": seed})
+                measured.append(bench.measure(policy, prompts, bench.quality))
+        for name, measured in found.items():
+            each = ", ".join(f"{m.values.mean():.2f}" for m in measured)
+            mean, kl, length = (
+                np.mean([m.values.mean() for m in measured]),
+                np.mean([m.kl for m in measured]),
+                np.mean([m.length for m in measured]),
+            )
+            print(f"| {beta} | {name} | {each} | {mean:.2f} | {kl:.2f} | {length:.0f} |", flush=True)
+        fixed, own = (np.stack([m.values for m in ms]) for ms in found.values())
+        low, high = interval(own - fixed, clusters)
+        print(
+            f"| {beta} | difference | | {(own - fixed).mean():+.2f} [{low:+.2f}, {high:+.2f}] | | |",
+            flush=True,
+        )
+
+
+STUDIES = {"rounds": rounds}
+
+
+def main() -> None:
+    """Run the chosen study."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, default=3)
+    chosen = parser.parse_args()
+    no_bars()
+    start = time.monotonic()
+    with one_thread():
+        STUDIES[chosen.study](Bench(), chosen.seeds)
+    print(f"took {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
