@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefeval.harness import hub, models
+from prefeval.minitrainers import lora
 from prefeval.minitrainers.run import BASE
 from prefeval.records import PrefevalError, content_hash
 
@@ -95,7 +96,7 @@ def load(
 
     policy = models.load_model(base, dtype="float32", device=device)
     try:
-        with hub.quiet():
+        with hub.quiet(), lora.quiet_peft():
             adapted: Any = PeftModel.from_pretrained(policy, str(folder))
     except Exception as error:  # peft raises many kinds
         raise PrefevalError(

@@ -172,7 +172,7 @@ def _trial_key(task: Task, trial: Trial) -> str:
         files.append("pairs.jsonl")
     learns_from: list[Any] = []
     if own:
-        reward = str(settings["reward"])
+        reward = str(settings.get("reward", rewards.MODEL))
         learns_from.append(task.judge)  # which names the lab's world
         if reward.partition(":")[0] in (rewards.MODEL, rewards.JUDGE):
             files.append("pairs.jsonl")
@@ -241,6 +241,7 @@ def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
     """
     rows = records.read_jsonl(folder / "train.jsonl")
     peak = max(row.get("peak_memory_mb", 0.0) for row in rows)
+    phases = {trial.method, (trial.settings.get("then") or {}).get("method", trial.method)}
     records.write_json(
         folder / "costs.json",
         {
@@ -254,7 +255,7 @@ def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
             "tokens": sum(row.get("tokens", 0) for row in rows),
             "flops": sum(row.get("flops", 0) for row in rows),
             "sft_flops": sum(row.get("sft_flops", 0) for row in rows),
-            "models": METHODS[trial.method].models,
+            "models": max(METHODS[m].models for m in phases),
         },
     )
 

@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefeval.minitrainers.batches import bucketed_batches
 from prefeval.minitrainers.cost import peak_memory_mb
+from prefeval.minitrainers.logps import causal_lm
 from prefeval.minitrainers.optimiser import Optimiser
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
 
@@ -130,9 +131,11 @@ def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
     """
     model.to(config.device).eval()
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if config.lora_rank:
-            model.enable_input_require_grads()
+        lm = causal_lm(model)
+        # the newer name, from transformers 5.24 on, or the older
+        getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)(
+            {"use_reentrant": False}
+        )
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True

@@ -6,6 +6,9 @@ nor optimizer state for the base has to be held.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +17,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prefeval.minitrainers.loop import TrainConfig
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without the warnings that transformers gives of the names that peft still calls."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def attach(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
@@ -30,7 +41,7 @@ def attach(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(config.seed)
         policy: PreTrainedModel = get_peft_model(model, settings)
     return policy

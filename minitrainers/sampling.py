@@ -8,7 +8,8 @@ order of the prompts. Temperature 1 without top-p or top-k is the policy itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,6 +85,20 @@ def _draw(logits: Tensor, temperature: float, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp_max(cdf.shape[-1] - 1)
 
 
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """No module in training mode inside the block: layers that checkpoint gradients drop the cache
+    in it, with transformers before 5.24."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -113,9 +128,10 @@ def generate(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         uniforms = _uniforms(seed, [keys[i] for i in rows], max_new_tokens)
-        answers = _generate_batch(
-            model, [prompts[i] for i in rows], uniforms, temperature, eos_token_id
-        )
+        with _evaluating(model):
+            answers = _generate_batch(
+                model, [prompts[i] for i in rows], uniforms, temperature, eos_token_id
+            )
         for i, answer in zip(rows, answers, strict=True):
             completions[i] = answer
     return completions

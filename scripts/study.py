@@ -26,9 +26,11 @@ from prefeval.harness.backends.hugging_face import HuggingFaceBackend
 from prefeval.harness.settings import LAB_TRAINING
 from prefeval.harness.threads import no_bars, one_thread
 from prefeval.minitrainers import load, make_config
+from prefeval.minitrainers.rollouts import PromptData
 from prefeval.minitrainers.rounds import OnPolicy
-from prefeval.records import Prompt, Sampling
+from prefeval.records import PrefevalError, Prompt, Sampling
 from prefeval.suites import lab_oracle, lab_prompts
+from prefeval.suites.lab_world import ASSURED
 
 LENGTHS = {"max_length": labs.MAX_LENGTH, "max_new_tokens": 96}
 
@@ -111,8 +113,11 @@ def rounds(bench: Bench, seeds: int) -> None:
     clusters = [p.cluster for p in prompts]
     settings = {**LAB_TRAINING["dpo"], **LENGTHS, "rounds": 8, "round_prompts": 768}
     settings.pop("epochs")
-    print(f"DPO, 8 rounds of 768 prompts, 2 answers a prompt, {seeds} seeds, {len(prompts)} prompts")
-    print("\n| β | pairs by | quality (seeds) | mean | KL | length |\n|---:|---|---|---:|---:|---:|")
+    print(
+        f"DPO, 8 rounds of 768 prompts, 2 answers each, {seeds} seeds; measured on {len(prompts)} "
+        "held-out prompts\n\n| β | pairs by | quality (seeds) | mean | KL | length |\n"
+        "|---:|---|---|---:|---:|---:|"
+    )
     base = bench.measure(bench.new_policy(), prompts, bench.quality)
     print(f"| | reference | | {base.values.mean():.2f} | 0 | {base.length:.0f} |", flush=True)
     for beta in (0.1, 0.3):
@@ -128,21 +133,156 @@ def rounds(bench: Bench, seeds: int) -> None:
                 measured.append(bench.measure(policy, prompts, bench.quality))
         for name, measured in found.items():
             each = ", ".join(f"{m.values.mean():.2f}" for m in measured)
-            mean, kl, length = (
-                np.mean([m.values.mean() for m in measured]),
-                np.mean([m.kl for m in measured]),
-                np.mean([m.length for m in measured]),
+            mean = np.mean([m.values.mean() for m in measured])
+            kl, length = (np.mean([getattr(m, n) for m in measured]) for n in ("kl", "length"))
+            print(
+                f"| {beta} | {name} | {each} | {mean:.2f} | {kl:.2f} | {length:.0f} |", flush=True
             )
-            print(f"| {beta} | {name} | {each} | {mean:.2f} | {kl:.2f} | {length:.0f} |", flush=True)
         fixed, own = (np.stack([m.values for m in ms]) for ms in found.values())
         low, high = interval(own - fixed, clusters)
-        print(
-            f"| {beta} | difference | | {(own - fixed).mean():+.2f} [{low:+.2f}, {high:+.2f}] | | |",
-            flush=True,
-        )
+        shown = f"{(own - fixed).mean():+.2f} [{low:+.2f}, {high:+.2f}]"
+        print(f"| {beta} | difference | | {shown} | | |", flush=True)
 
 
-STUDIES = {"rounds": rounds}
+# -- controller --------------------------------------------------------------------------------
+
+
+def controller(bench: Bench, seeds: int) -> None:
+    """PPO with an adaptive KL coefficient, from a start that is far too strong or far too weak."""
+    d = bench.lab.data_config
+    labels = f"shape={d.judge},length_bias={d.length_bias},temperature={d.temperature},noise=0"
+    settings = {
+        **LAB_TRAINING["ppo"], **LENGTHS, "schedule": "constant", "iterations": 60, "kl_gain": 1.0,
+    }  # fmt: skip
+    print(
+        f"PPO, 60 iterations of 64 rollouts, {seeds} seeds; KL is the mean over the last 20, "
+        "nats/sequence\n\n| target KL | kl_coef at the start | at the end (seeds) | KL (seeds) "
+        "| KL / target |\n|---:|---:|---|---|---|"
+    )
+    for target in (1.0, 3.0):
+        for start in (0.02, 0.5):
+            ends, held = [], []
+            for seed in range(seeds):
+                rows: list[dict[str, Any]] = []
+                own = {"beta": start, "target_kl": target, "seed": seed}
+                data = lab_rewards.labels(bench.judge, labels, seed)
+                bench.train("ppo", data, {**settings, **own}, on_step=rows.append)
+                held.append(np.mean([row["kl"] for row in rows[-20:]]))
+                ends.append(rows[-1]["kl_coef"])
+            columns = (
+                ", ".join(f"{end:.3f}" for end in ends),
+                ", ".join(f"{kl:.2f}" for kl in held),
+                ", ".join(f"{kl / target:.2f}" for kl in held),
+            )
+            print(f"| {target:g} | {start:g} | {' | '.join(columns)} |", flush=True)
+
+
+# -- exploration -------------------------------------------------------------------------------
+
+ROLLOUTS = 3840
+"""Answers that each method may draw and have checked."""
+Check = Callable[[Prompt, str], float]
+
+
+def assured(bench: Bench, prompt: Prompt, text: str) -> tuple[int, int]:
+    """Sentences of an answer, and how many open assured and say something right and new."""
+    subject = (prompt.check or {})["subject"]
+    facts, said, good = bench.world.facts[subject], 0, set()
+    for statement in bench.world.parse(subject, text):
+        said += 1
+        opens_right = statement and statement.opener == ASSURED
+        if opens_right and facts.get(statement.attribute) == statement.value:
+            good.add(statement.attribute)
+    return said, len(good)
+
+
+def tasks(bench: Bench) -> dict[str, tuple[Check, Check]]:
+    """Each task's reward, and what counts as success."""
+
+    def rare(prompt: Prompt, text: str) -> float:
+        said, good = assured(bench, prompt, text)
+        return float(said == good >= 2)
+
+    def never(prompt: Prompt, text: str) -> float:
+        return float(assured(bench, prompt, text) == (8, 8))
+
+    def partial(prompt: Prompt, text: str) -> float:
+        said, good = assured(bench, prompt, text)
+        return good / max(8, said)
+
+    return {
+        "shown rarely": (rare, rare),
+        "never shown, partial credit": (partial, never),
+        "never shown, sparse": (never, never),
+    }
+
+
+def exploration(bench: Bench, seeds: int) -> None:
+    """PPO, GRPO and rounds of DPO with the same verifier and as many rollouts."""
+    train, held = (
+        [p for p in lab_prompts.prose_prompts(bench.world, held_out=h) if p.behaviour == "about"]
+        for h in (False, True)
+    )
+    arms: dict[str, dict[str, Any]] = {
+        "PPO": {**LAB_TRAINING["ppo"], "beta": 0.02, "iterations": ROLLOUTS // 64},
+        "GRPO": {**LAB_TRAINING["grpo"], "beta": 0.02, "iterations": ROLLOUTS // 64},
+        "DPO, rounds": {
+            **LAB_TRAINING["dpo"], "beta": 0.1, "rounds": 10, "samples": 8, "batch_size": 8,
+            "round_prompts": ROLLOUTS // 80,
+        },
+    }  # fmt: skip
+    print(
+        f"{ROLLOUTS} rollouts a run, {seeds} seeds; success on held-out people, % with its 95% "
+        "interval (Clopper-Pearson)\n\n| task | reference | "
+        + " | ".join(f"{a}, success (KL)" for a in arms) + " |\n|---|---|" + "---|" * len(arms)
+    )  # fmt: skip
+    for name, (reward, success) in tasks(bench).items():
+        cells = [rate(bench.reference.model, bench, held, success, 50)]
+        for arm, settings in arms.items():
+            cells.append(explore(bench, arm, settings, train, held, reward, success, seeds))
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def explore(
+    bench: Bench, arm: str, settings: dict[str, Any], train: Sequence[Prompt],
+    held: Sequence[Prompt], reward: Check, success: Check, seeds: int,
+) -> str:  # fmt: skip
+    """One cell: each seed's success and KL, or why a run ended early."""
+
+    def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
+        return [reward(train[i], text) for i, text in zip(indices, texts, strict=True)]
+
+    prompts = PromptData([p.id for p in train], [p.messages for p in train], score)
+    method = arm.partition(",")[0].lower()
+    found = []
+    for seed in range(seeds):
+        ref = bench.new_policy()
+        data, extra = (OnPolicy(prompts, ref), {}) if method == "dpo" else (prompts, {"ref": ref})
+        own = {k: v for k, v in {**settings, **LENGTHS, "seed": seed}.items() if k != "epochs"}
+        try:
+            policy = bench.train(method, data, own, **extra)
+        except PrefevalError as error:
+            found.append(f"no pairs ({str(error).partition(':')[0]})")
+            continue
+        kl = bench.measure(policy, held, success).kl
+        found.append(f"{rate(policy, bench, held, success, 5)} ({kl:.1f})")
+    return "; ".join(found)
+
+
+def rate(policy: Any, bench: Bench, held: Sequence[Prompt], success: Check, samples: int) -> str:
+    """How often a policy succeeds, over so many samples a prompt."""
+    from scipy.stats import binomtest
+
+    backend = HuggingFaceBackend(policy, bench.tokenizer, max_length=labs.MAX_LENGTH)
+    drawn = backend.generate(held, Sampling("sample", 1.0, 96, n=samples, seed=78))
+    known = {p.id: p for p in held}
+    wins = sum(success(known[c.prompt_id], c.text) for c in drawn)
+    ends = binomtest(int(wins), len(drawn)).proportion_ci(method="exact")
+    shown = (f"{100 * x:.3g}" for x in (wins / len(drawn), ends.low, ends.high))
+    return "{} [{}, {}]".format(*shown)
+
+
+STUDIES = {"rounds": rounds, "controller": controller, "exploration": exploration}
 
 
 def main() -> None:
