@@ -58,7 +58,7 @@ def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Ma
     task = Task(str(run), str(built.reference), judge, config.sizes, config.dtype, config.device)
     counts = {
         "pairs": len(records.read_jsonl(data / "pairs.jsonl")),
-        "thumbs": len(records.read_jsonl(data / "thumbs.jsonl")),
+        **_thumb_counts(records.read_jsonl(data / "thumbs.jsonl")),
         "held_out_pairs": len(records.read_jsonl(data / "pairs_held_out.jsonl")),
         **_prompt_counts(prompts),
     }
@@ -108,7 +108,7 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     task = Task(str(run), str(reference), judge, config.sizes, config.dtype, config.device)
     counts = {
         **{Path(name).stem: len(rows_) for name, rows_ in files.items() if "pairs" in name},
-        "thumbs": len(files["thumbs.jsonl"]),
+        **_thumb_counts(files["thumbs.jsonl"]),
         "dropped": +dropped,
         "prompts_too_long": too_long,
         **_prompt_counts(prompts),
@@ -191,6 +191,10 @@ def _capped(prompts: Sequence[Prompt], most: int | None) -> list[Prompt]:
         kept = min(limit, len(group))
         out += [group[i * len(group) // kept] for i in range(kept)]
     return out
+
+
+def _thumb_counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    return {"thumbs": len(rows), "thumbs_up": sum(bool(row["label"]) for row in rows)}
 
 
 def _prompt_counts(prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import prefeval
 from prefeval import records
-from prefeval.harness import live, materialise, models, results
+from prefeval.harness import live, materialise, models, results, train
 from prefeval.harness.executors import Executor, Job, open_executor
 from prefeval.harness.executors.local import THREADS
 from prefeval.harness.run_folder import RunFolder
@@ -124,11 +124,12 @@ def sweep(
     with run.in_use():
         run.open(config.hash)
         materials = prepare_inputs(config, run, console, command)
+        warnings = [*materials.warnings, *weight_notes(config, materials)]
         with open_executor(executor, workers) as pool:
-            warnings = list(materials.warnings)
             for stage in shared_stages(config, materials):
                 run_shared(stage, pool, run, console)
             warnings += judge_notes(run, materials)
+            warnings += train.truncation_notes(materials.task)
             trials = config.trials()
             failed = _run_trials(materials, trials, pool, run, console)
         selection = results.conclude(run, materials.task, trials, failed, warnings)
@@ -266,6 +267,30 @@ def _run_trials(
     return failed
 
 
+def weight_notes(config: SweepConfig, materials: materialise.Materials) -> list[str]:
+    """KTO's class weights, suggested from the counts where those in use let one class pull harder.
+
+    Raises ``PrefevalError`` where KTO is to learn from thumbs of one kind.
+    """
+    if "kto" not in config.methods:
+        return []
+    from prefeval.minitrainers.kto import suggest_weights
+
+    up = materials.counts["thumbs_up"]
+    down = materials.counts["thumbs"] - up
+    suggested = suggest_weights(up, down)
+    settings = config.settings("kto")
+    used = settings.get("desirable_weight", 1.0), settings.get("undesirable_weight", 1.0)
+    if 0.8 <= used[0] * up / (used[1] * down) <= 1.5:
+        return []
+    return [
+        f"{up} thumbs up and {down} down, weighted {used[0]:g} and {used[1]:g}: one class pulls "
+        f"{max(used[0] * up / (used[1] * down), used[1] * down / (used[0] * up)):.1f} times as "
+        f"hard; KTO's paper would have --desirable-weight {suggested.desirable:.3g} "
+        f"--undesirable-weight {suggested.undesirable:.3g}"
+    ]
+
+
 def judge_notes(run: RunFolder, materials: materialise.Materials) -> list[str]:
     """What the automatically trained judge is worth, said plainly wherever its numbers are."""
     if not materials.trains_judge:
@@ -298,6 +323,8 @@ def train_only(
     with run.in_use():
         run.open(config.hash)
         materials = prepare_inputs(config, run, console, command)
+        for note in weight_notes(config, materials):
+            console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
         with open_executor("local", 1) as executor:
             shared = [j for j in shared_stages(config, materials)[-1] if j.kind != "reference"]
             run_shared(shared, executor, run, console)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,8 @@ from prefeval.records import PrefevalError, Trial
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from prefeval.minitrainers.batches import Encoded
 
 VERSION = 2  # of training: raise it when a change to a trainer changes its checkpoints
 
@@ -47,6 +49,7 @@ def prepare_pairs(task: Task) -> Rows:
                 f"all {len(pairs)} pairs have prompts longer than {task.sizes.max_length} tokens; "
                 "raise --max-length"
             )
+        _count_truncated(task, "pairs", [e for p in encoded for e in (p.chosen, p.rejected)])
         with _as_trained(task) as reference:
             known = pair_methods.with_reference(reference, pair_methods.PairData(encoded))
         assert known.ref_chosen_logps is not None
@@ -78,6 +81,7 @@ def prepare_thumbs(task: Task) -> Rows:
             for t, e in zip(thumbs, encoded, strict=True)
             if e.completion_ids
         ]
+        _count_truncated(task, "thumbs", [t.example for t in fits])
         with _as_trained(task) as reference:
             data = kto.ThumbData(fits)
             known = kto.with_reference(reference, data, max_length=task.sizes.max_length)
@@ -134,6 +138,27 @@ def _train_scorer(
     with steps.disk_errors(done):
         records.write_json(done, {"audit": trained.audit, "text": trained.audit.describe()})
         steps.mark_done(done, key)
+
+
+def _count_truncated(task: Task, kind: str, answers: Sequence[Encoded]) -> None:
+    """Note how many answers were cut at the longest length, and so never come to their end."""
+    counts = {"answers": len(answers), "truncated": sum(e.truncated for e in answers)}
+    records.write_json(task.reference_dir / f"truncated_{kind}.json", counts)
+
+
+def truncation_notes(task: Task) -> list[str]:
+    """What to say of the answers that were cut, a line a kind of data where there are any."""
+    notes = []
+    for path in sorted(task.reference_dir.glob("truncated_*.json")):
+        counts = records.read_json(path)
+        if counts["truncated"]:
+            kind = path.stem.removeprefix("truncated_")
+            notes.append(
+                f"{counts['truncated']} of {counts['answers']} answers in the {kind} were cut at "
+                f"{task.sizes.max_length} tokens and have no end token; raise --max-length if that "
+                "is many"
+            )
+    return notes
 
 
 @contextmanager

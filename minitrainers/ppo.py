@@ -62,9 +62,11 @@ class PPOConfig(RolloutConfig):
     value_coef: float = 0.1
     target_kl: float | None = None
     """nats/sequence that the controller of kl_coef holds; None leaves kl_coef fixed"""
-    kl_gain: float = 0.1
-    """K_beta of the controller: with errors clipped to 0.2, kl_coef moves at most 0.2 K_beta an
-    iteration"""
+    kl_gain: float = 1.0
+    """K_beta of the controller: with errors clipped to 0.2, it moves at most 0.2 K_beta an
+    iteration. The paper's 0.1 is for runs of thousands of iterations"""
+    kl_power: float = 2.0
+    """of the controller's proportional part; 0 is Ziegler et al.'s controller alone"""
 
 
 class Advantages(NamedTuple):
@@ -175,6 +177,23 @@ def adapt_kl_coef(kl_coef: float, kl: float, target: float, gain: float) -> floa
     return kl_coef * (1 + gain * error)
 
 
+def control(numbers: Mapping[str, float], kl: float, config: PPOConfig) -> dict[str, float]:
+    """kl_coef of the next iteration, given the KL of this one: an integral part, which is Ziegler
+    et al.'s controller, times a proportional one, (kl / target)^kl_power within a factor of 10.
+
+    By itself their controller swings: it goes on weakening the penalty until the target is reached,
+    and then takes as long to strengthen it while the policy runs on (see docs/studies.md). The
+    proportional part answers to where the policy is now; while it is at the end of its range, the
+    integral one waits.
+    """
+    if config.target_kl is None:
+        return {}
+    integral, pull = numbers["integral"], (kl / config.target_kl) ** config.kl_power
+    if 0.1 <= pull <= 10.0 or config.kl_power == 0:
+        integral = adapt_kl_coef(integral, kl, config.target_kl, config.kl_gain)
+    return {"integral": integral, "kl_coef": integral * min(max(pull, 0.1), 10.0)}
+
+
 class Experience(NamedTuple):
     """What the updates of one iteration learn from; (B, T) each, but for ``kl``."""
 
@@ -281,7 +300,7 @@ def train(
         out_dir=out_dir,
         data=data_hash(data.ids, ()),
         on_step=on_step,
-        numbers={"kl_coef": config.beta},
+        numbers={"kl_coef": config.beta, "integral": config.beta},
         first_step=first_step,
     ) as run:
         prompts = islice(
@@ -308,7 +327,6 @@ def train(
                 run.require_finite(row, (data.ids[indices[i]] for i in rows))
                 updates.append(row)
             found = describe(experience, rollouts)
-            kl = found["kl"]
             run.finish_step(
                 {
                     **{name: float(np.mean([u[name] for u in updates])) for name in updates[0]},
@@ -318,9 +336,7 @@ def train(
                     "seconds": time.perf_counter() - start,
                     "peak_memory_mb": peak_memory_mb(config.device),
                 },
-                kl_coef=kl_coef
-                if config.target_kl is None
-                else adapt_kl_coef(kl_coef, kl, config.target_kl, config.kl_gain),
+                **control(run.numbers, found["kl"], config),
             )
         return run.saved
 

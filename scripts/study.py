@@ -152,10 +152,10 @@ def controller(bench: Bench, seeds: int) -> None:
     d = bench.lab.data_config
     labels = f"shape={d.judge},length_bias={d.length_bias},temperature={d.temperature},noise=0"
     settings = {
-        **LAB_TRAINING["ppo"], **LENGTHS, "schedule": "constant", "iterations": 60, "kl_gain": 1.0,
+        **LAB_TRAINING["ppo"], **LENGTHS, "schedule": "constant", "iterations": 80,
     }  # fmt: skip
     print(
-        f"PPO, 60 iterations of 64 rollouts, {seeds} seeds; KL is the mean over the last 20, "
+        f"PPO, 80 iterations of 64 rollouts, {seeds} seeds; KL is the mean over the last 20, "
         "nats/sequence\n\n| target KL | kl_coef at the start | at the end (seeds) | KL (seeds) "
         "| KL / target |\n|---:|---:|---|---|---|"
     )
