@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -107,11 +107,15 @@ class RoundStream:
         first, skipped = divmod(done, self._steps)
         for number in range(first, self._config.rounds):
             self.data = self._round(number)
-            size = -(-len(self.data.pairs) // self._steps)
-            lengths = [max(p.chosen.length, p.rejected.length) for p in self.data.pairs]
-            found = bucketed_batches(lengths, size, self._config.seed, number)
-            yield from found[skipped:]
+            yield from self._cut(number)[skipped:]
             skipped = 0
+
+    def _cut(self, number: int) -> list[list[int]]:
+        """The batches of a round: one a step, even where there are fewer pairs than steps."""
+        lengths = [max(p.chosen.length, p.rejected.length) for p in self.data.pairs]
+        size = -(-len(lengths) // self._steps)
+        found = bucketed_batches(lengths, size, self._config.seed, number)
+        return list(islice(cycle(found), self._steps))
 
     def _round(self, number: int) -> PairData:
         path = self._out_dir / f"round-{number + 1:02d}.jsonl"
@@ -119,11 +123,10 @@ class RoundStream:
         if known is not None:
             return known
         pairs = self._compare(number)
-        if len(pairs) < self._steps:
+        if not pairs:
             raise PrefevalError(
-                f"round {number + 1} gave {len(pairs)} pairs for {self._steps} steps: the other "
-                "prompts' answers were the same or scored alike; raise samples, or give a judge "
-                "that tells answers apart"
+                f"round {number + 1} gave no pairs: every prompt's answers were the same or scored "
+                "alike; raise samples or round_prompts, or give a judge that tells answers apart"
             )
         data = PairData(pairs)
         with autocast(self._config):

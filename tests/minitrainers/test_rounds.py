@@ -122,7 +122,7 @@ def test_a_round_cut_short_is_named(make_model, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("source", "changes", "words"),
     [
-        (OnPolicy(prompts(lambda indices, texts: [0.0] * len(texts))), {}, "gave 0 pairs"),
+        (OnPolicy(prompts(lambda indices, texts: [0.0] * len(texts))), {}, "gave no pairs"),
         (OnPolicy(prompts()), {"samples": 1}, "two answers"),
         (OnPolicy(prompts(n=0)), {}, "no prompts"),
     ],
@@ -134,6 +134,21 @@ def test_rounds_that_cannot_be_made_say_why(
     config = make_config("dpo", **{**SETTINGS, "refresh_reference": True, **changes})
     with pytest.raises(PrefevalError, match=words):
         dpo.train(make_model(), tokenizer, source, config, out_dir=tmp_path)
+
+
+def test_a_round_of_fewer_pairs_than_steps_goes_over_them_again(make_model, tokenizer, tmp_path):
+    """One prompt in eight tells its answers apart: 2 pairs for 4 steps."""
+
+    def reward(indices, texts) -> list[float]:
+        return [float(len(text)) * (i == 3) for i, text in zip(indices, texts, strict=True)]
+
+    config = make_config("dpo", **{**SETTINGS, "rounds": 1})
+    source = OnPolicy(prompts(reward, n=8), ref=make_model())
+    dpo.train(make_model(), tokenizer, source, config, out_dir=tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    assert len(read_round(tmp_path, 1)) == 2
+    assert len(log) == 4
+    assert log[3]["loss"] < log[0]["loss"]
 
 
 def test_rounds_without_a_reference_are_refused(make_model, tokenizer, tmp_path):
