@@ -1,7 +1,8 @@
-"""Regenerates every figure that README.md and docs/lab.md show: runs the commands, fills the
-blocks between ``<!-- output: NAME -->`` and ``<!-- end -->``.
+"""Regenerates every figure that README.md and docs/ show: runs the commands, fills the blocks
+between ``<!-- output: NAME -->`` and ``<!-- end -->``.
 
     python scripts/readme.py                                  # the lab's blocks, about 10 minutes
+    python scripts/readme.py --studies                        # docs/studies.md too, 45 more
     python scripts/readme.py --data harmless-base.test.jsonl.gz  # the real run's too, 30 more
 
 Runs are kept under --out and continued, so a second call only writes the blocks again.
@@ -25,7 +26,8 @@ from prefeval.reports import run as runs
 from prefeval.reports import summary, verdict
 
 ROOT = Path(__file__).parents[1]
-FILES = (ROOT / "README.md", ROOT / "docs" / "lab.md")
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+STUDIES = ("rounds", "controller", "exploration")
 CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
 DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
 COLUMNS = {
@@ -94,6 +96,12 @@ def fill(name: str, content: str) -> None:
         path.write_text(pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
 
 
+def study(name: str) -> str:
+    """What one study of the lab prints."""
+    command = [sys.executable, str(ROOT / "scripts" / "study.py"), name]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+
+
 def picture(run: Path) -> None:
     """docs/report.png: the first screen of a report, where Chromium is installed."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -120,6 +128,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
+    parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
     blocks: dict[str, Callable[[], str]] = {}
@@ -140,6 +149,8 @@ def main() -> None:
         )  # fmt: skip
         real = options.out / f"smollm2-harmless-{options.steps}"
         blocks["real"] = lambda: terminal(real)
+    for name in STUDIES if options.studies else ():
+        fill(f"study-{name}", study(name))
     for name, make in blocks.items():
         fill(name, make())
 
