@@ -261,6 +261,7 @@ def train(
     Raises ``PrefevalError`` when a conversation is in both sets, or nothing is left to train on.
     """
     from prefeval.minitrainers import loop, reward
+    from prefeval.minitrainers.run import STATE
 
     seen = {transcripts.opening_key(pair.prompt) for pair in pairs}
     if both := [p.id for p in held_out if transcripts.opening_key(p.prompt) in seen]:
@@ -273,9 +274,11 @@ def train(
     body = models.load_model(base, device=config.device)
     model = reward.from_causal_lm(body, tokenizer)
     config = replace(config, save_at=(1.0,))
+    (out_dir / STATE).unlink(missing_ok=True)  # scorers are small: one that was stopped begins anew
     saved = reward.train_reward_model(
         model, tokenizer, encoded, config, out_dir=out_dir, on_step=on_step
     )
+    (out_dir / STATE).unlink()
     folder = out_dir / "model"
     shutil.rmtree(folder, ignore_errors=True)
     saved[-1].path.rename(folder)

@@ -57,6 +57,12 @@ def test_the_side_of_the_padding_changes_nothing(make_model, batch):
     assert left.tolist() == pytest.approx(right.tolist(), abs=1e-6)
 
 
+def test_the_order_of_the_rows_changes_nothing(make_model, batch):
+    model, order = make_model().double(), [4, 0, 5, 2, 1, 3]
+    got = completion_logps(model, *(x[order] for x in batch)).sums
+    assert got.tolist() == pytest.approx(completion_logps(model, *batch).sums[order].tolist())
+
+
 def test_what_stands_in_the_padding_changes_nothing(make_model, batch):
     model = make_model()
     noisy = torch.where(batch.attention_mask.bool(), batch.input_ids, 7)

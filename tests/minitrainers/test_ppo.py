@@ -149,6 +149,31 @@ def test_the_controller_moves_kl_coef_as_ziegler_et_al_do():
     assert adapt_kl_coef(0.2, 0.0, 6.0, 0.5) == pytest.approx(0.2 * 0.9)
 
 
+@pytest.mark.parametrize(
+    ("kl", "integral", "kl_coef"),
+    [
+        (1.0, 0.2, 0.2),  # at the target nothing moves
+        (1.1, 0.2 * 1.05, 0.2 * 1.05 * 1.21),
+        (2.0, 0.2 * 1.1, 0.2 * 1.1 * 4),
+        (5.0, 0.2, 0.2 * 10),  # beyond the proportional part's range the integral one waits
+        (0.1, 0.2, 0.2 * 0.1),
+    ],
+)
+def test_the_penalty_answers_to_where_the_policy_is_and_to_where_it_was(kl, integral, kl_coef):
+    """Gain 0.5, power 2, by hand."""
+    settings = config(target_kl=1.0, kl_gain=0.5, kl_power=2.0)
+    got = ppo.control({"integral": 0.2, "kl_coef": 9.0}, kl, settings)
+    assert got == pytest.approx({"integral": integral, "kl_coef": kl_coef})
+
+
+def test_without_the_proportional_part_the_controller_is_ziegler_et_als():
+    settings = config(target_kl=6.0, kl_gain=0.5, kl_power=0.0)
+    for kl in (0.0, 6.6, 60.0):
+        got = ppo.control({"integral": 0.2, "kl_coef": 0.2}, kl, settings)
+        assert got["kl_coef"] == pytest.approx(adapt_kl_coef(0.2, kl, 6.0, 0.5))
+    assert ppo.control({"integral": 0.2, "kl_coef": 0.2}, 5.0, config()) == {}
+
+
 def test_explained_variance_is_1_for_the_truth_0_for_a_constant_and_nan_without_variance():
     returns, mask = torch.tensor([[1.0, 2.0, 5.0]]), torch.ones(1, 3)
     assert explained_variance(returns, returns, mask) == 1
