@@ -21,8 +21,13 @@ from prefeval.minitrainers.batches import SharedBatch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_ELEMENTS = {"cpu": 1 << 24, "gpu": 1 << 26}
-"""Logits held at once: 64 and 256 MiB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 25, "gpu": 1 << 26, "little memory": 1 << 21}
+"""Logits held at once: 128, 256 and 8 MiB in float32. A batch of more is run again, chunk by chunk, in
+the backward pass."""
+
+
+LITTLE_MEMORY = "runs_in_little_memory"
+"""Attribute of a causal LM that `loop.prepare` sets where little memory was asked for."""
 
 
 class CompletionLogps(NamedTuple):
@@ -120,7 +125,8 @@ def _predicting_states(
 
 
 def _chunks(model: PreTrainedModel, n: int, device: torch.device) -> Iterator[slice]:
-    elements = CHUNK_ELEMENTS["cpu" if device.type == "cpu" else "gpu"]
+    kind = "cpu" if device.type == "cpu" else "gpu"
+    elements = CHUNK_ELEMENTS["little memory" if getattr(model, LITTLE_MEMORY, False) else kind]
     size = max(1, elements // model.config.get_text_config().vocab_size)
     return (slice(start, start + size) for start in range(0, n, size))
 

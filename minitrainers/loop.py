@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefeval.minitrainers.batches import bucketed_batches
 from prefeval.minitrainers.cost import peak_memory_mb, return_freed_memory
-from prefeval.minitrainers.logps import causal_lm
+from prefeval.minitrainers.logps import LITTLE_MEMORY, causal_lm
 from prefeval.minitrainers.optimiser import Optimiser
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
 
@@ -133,6 +133,7 @@ def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
     if config.gradient_checkpointing:
         return_freed_memory()
         lm = causal_lm(model)
+        setattr(lm, LITTLE_MEMORY, True)
         # the newer name, from transformers 5.24 on, or the older
         getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)(
             {"use_reentrant": False}
