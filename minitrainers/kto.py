@@ -22,7 +22,7 @@ from torch import Tensor
 
 from prefeval.minitrainers.batches import Encoded, collate, epoch_order, micro_batches
 from prefeval.minitrainers.cost import Cost
-from prefeval.minitrainers.logps import adapter_off, completion_logps
+from prefeval.minitrainers.logps import adapter_off, completion_logps, continued_logps
 from prefeval.minitrainers.loop import (
     StepOutput,
     TrainConfig,
@@ -31,7 +31,7 @@ from prefeval.minitrainers.loop import (
     optimise,
     prepare,
 )
-from prefeval.minitrainers.pairs import Logps, sequence_logps
+from prefeval.minitrainers.pairs import Logps, can_share, sequence_logps
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
 from prefeval.records import PrefevalError
 
@@ -214,6 +214,8 @@ def train(
     desirable = torch.tensor([t.desirable for t in data.thumbs])
     cost = Cost(policy, config)
 
+    continues = not config.gradient_checkpointing and can_share(policy, config.max_length)
+
     @torch.no_grad()
     def estimate_kl(batch: Sequence[int]) -> Tensor:
         logratios = []
@@ -224,10 +226,17 @@ def train(
         return torch.cat(logratios).mean()
 
     def losses(batch: Sequence[int]) -> Iterator[StepOutput]:
-        kl = estimate_kl(batch)
+        # the KL of the whole batch comes first: in a pass of its own, unless one pass gives both
+        at_once = continues and (config.micro_batch or len(batch)) >= len(batch)
+        kl = None if at_once else estimate_kl(batch)
         for micro in micro_batches(batch, config.micro_batch):
             examples = [data.thumbs[i].example for i in micro]
-            found = completion_logps(policy, *collate(examples, config.device))
+            others = [data.mismatched[i] for i in micro]
+            if kl is None:
+                found, sums = continued_logps(policy, examples, others)
+                kl = (sums - ref_mismatched[micro].to(sums)).mean()
+            else:
+                found = completion_logps(policy, *collate(examples, config.device))
             logps = found.sums
             up = desirable[micro].to(logps.device)
             reference = ref_logps[micro].to(logps)
@@ -240,8 +249,10 @@ def train(
                 desirable_weight=config.desirable_weight,
                 undesirable_weight=config.undesirable_weight,
             )
-            others = [data.mismatched[i] for i in micro]
             scored = sum(len(e.completion_ids) for e in others)
+            kl_flops = cost.forward((e.length for e in others), scored)
+            if at_once:
+                kl_flops -= cost.forward((len(e.prompt_ids) for e in others), 0)
             sft_flops = cost.step_on(examples)
             yield StepOutput(
                 loss.losses,
@@ -250,7 +261,7 @@ def train(
                     "entropy": found.entropies.sum(-1) / found.lengths,
                 },
                 tokens=sum(e.length for e in (*examples, *others)),
-                flops=sft_flops + cost.forward((e.length for e in others), scored),
+                flops=sft_flops + kl_flops,
                 sft_flops=sft_flops,
             )
 

@@ -7,7 +7,8 @@ forward pass nor, through recomputation, in the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import DynamicCache
 
-from prefeval.minitrainers.batches import SharedBatch
+from prefeval.minitrainers.batches import Encoded, SharedBatch, collate, pad
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CHUNK_ELEMENTS = {"cpu": 1 << 25, "gpu": 1 << 26, "little memory": 1 << 21}
-"""Logits held at once: 128, 256 and 8 MiB in float32. A batch of more is run again, chunk by chunk, in
-the backward pass."""
+"""Logits held at once: 128, 256 and 8 MiB in float32. A batch of more is run again, chunk by chunk,
+in the backward pass."""
 
 
 LITTLE_MEMORY = "runs_in_little_memory"
@@ -70,6 +72,12 @@ class FullKL(NamedTuple):
 def causal_lm(model: PreTrainedModel) -> PreTrainedModel:
     """The plain causal LM inside an adapter's wrapper (LoRA layers stay in place), or the model."""
     return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def cache_argument(lm: PreTrainedModel) -> str:
+    """What this version of transformers calls the cache (``cache`` from 5.24 on)."""
+    known = inspect.signature(lm.base_model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def adapter_off(policy: PreTrainedModel) -> AbstractContextManager[None]:
@@ -209,6 +217,57 @@ def shared_logps(model: PreTrainedModel, batch: SharedBatch, n_answers: int) -> 
 
     lengths = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)
     return SharedLogps(per_answer(found.logps), lengths, per_answer(found.entropies))
+
+
+class ContinuedLogps(NamedTuple):
+    """Completions, and other completions of the same prompts."""
+
+    own: CompletionLogps
+    other_sums: Tensor
+    """(B,) nats/sequence of the others; no gradient"""
+
+
+def continued_logps(
+    model: PreTrainedModel, examples: Sequence[Encoded], others: Sequence[Encoded]
+) -> ContinuedLogps:
+    """`completion_logps` of ``examples``, and of ``others`` without gradient.
+
+    Prompts are the same, row by row: the others are read on from the keys and values that the
+    prompts have left, so that a prompt is run only once. For models that `pairs.can_share` allows.
+    """
+    lm = causal_lm(model)
+    name, cache = cache_argument(lm), DynamicCache(config=lm.config)
+    ids, _, completion_mask = collate(examples, lm.device)
+    mask = completion_mask.bool()
+    output = lm.base_model(input_ids=ids[:, :-1], use_cache=True, **{name: cache})
+    found = _label_logps(lm, output.last_hidden_state[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
+    tokens, entropies = (F.pad(_scatter(x, mask[:, 1:]), (1, 0)) for x in found)
+    own = CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens, entropies)
+
+    with torch.no_grad():
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        answers = [e.completion_ids for e in others]
+        labels, real, _ = (x.to(ids.device) for x in pad(answers, [[1] * len(a) for a in answers]))
+        prompts = torch.tensor([len(e.prompt_ids) for e in examples], device=ids.device)
+        rows, width = torch.arange(len(ids), device=ids.device), labels.shape[1] - 1
+        hidden = output.last_hidden_state[rows, prompts - 1].detach().unsqueeze(1)
+        if width:
+            past = torch.arange(ids.shape[1] - 1, device=ids.device) < prompts[:, None]
+            causal = torch.ones(width, width, dtype=torch.bool, device=ids.device).tril()
+            visible = torch.cat(
+                [past[:, None].expand(-1, width, -1), causal.expand(len(ids), -1, -1)], dim=-1
+            )
+            read = lm.base_model(
+                input_ids=labels[:, :-1],
+                position_ids=prompts[:, None] + torch.arange(width, device=ids.device),
+                attention_mask=visible[:, None],
+                use_cache=True,
+                **{name: cache},
+            )
+            hidden = torch.cat([hidden, read.last_hidden_state], dim=1)
+        logps = _label_logps(lm, hidden[real.bool()], labels[real.bool()]).logps
+        return ContinuedLogps(own, _scatter(logps, real.bool()).sum(-1))
 
 
 @torch.no_grad()

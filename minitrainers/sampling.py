@@ -7,7 +7,6 @@ order of the prompts. Temperature 1 without top-p or top-k is the policy itself.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from prefeval.minitrainers.logps import causal_lm, lm_logits
+from prefeval.minitrainers.logps import cache_argument, causal_lm, lm_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,12 +61,6 @@ def _new_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [_GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
     return cache
-
-
-def _cache_argument(lm: PreTrainedModel) -> str:
-    """What this version of transformers calls the cache (``cache`` from 5.24 on)."""
-    known = inspect.signature(lm.base_model.forward).parameters
-    return "cache" if "cache" in known else "past_key_values"
 
 
 def _uniforms(seed: int, keys: Sequence[int], n: int) -> Tensor:
@@ -156,7 +149,7 @@ def _generate_batch(
     ids, mask, uniforms = ids.to(device), mask.to(device), uniforms.to(device)
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     rows = torch.arange(len(prompts), device=device)  # which prompt each live row answers
-    cache, name = _new_cache(lm), _cache_argument(lm)
+    cache, name = _new_cache(lm), cache_argument(lm)
     answers: list[list[int]] = [[] for _ in prompts]
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for step in range(uniforms.shape[1]):

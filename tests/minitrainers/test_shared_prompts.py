@@ -10,10 +10,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from prefeval.minitrainers import dpo, make_config
+from prefeval.minitrainers import dpo, kto, make_config
 from prefeval.minitrainers import pairs as pairs_module
 from prefeval.minitrainers.batches import Encoded, collate, collate_shared
-from prefeval.minitrainers.logps import completion_logps, shared_logps
+from prefeval.minitrainers.kto import EncodedThumb, ThumbData
+from prefeval.minitrainers.logps import completion_logps, continued_logps, shared_logps
 from prefeval.minitrainers.loop import TrainConfig
 from prefeval.minitrainers.pairs import EncodedPair, PairData, PairScorer, can_share
 
@@ -50,6 +51,41 @@ def test_three_answers_in_one_row_equal_three_rows(make_model, pairs):
     assert torch.allclose(shared.sums.flatten(), apart.sums, atol=1e-6)
     assert shared.lengths.flatten().tolist() == apart.lengths.tolist()
     assert torch.allclose(shared.entropies.flatten(), apart.entropies.sum(-1), atol=1e-6)
+
+
+def test_answers_read_on_from_what_their_prompts_left_have_their_own_numbers(make_model, pairs):
+    """Unequal prompts and answers, one of a single token; and the gradient is the first's alone."""
+    model = make_model().double()
+    own = [p.chosen for p in pairs]
+    others = [p.rejected for p in pairs[:-1]] + [Encoded(pairs[-1].chosen.prompt_ids, [2])]
+    got = continued_logps(model, own, others)
+    assert torch.allclose(got.own.tokens, completion_logps(model, *collate(own)).tokens, atol=1e-6)
+    expected = completion_logps(model, *collate(others)).sums
+    assert torch.allclose(got.other_sums, expected, atol=1e-6)
+    assert not got.other_sums.requires_grad
+    grads = []
+    for sums in (got.own.sums, completion_logps(model, *collate(own)).sums):
+        model.zero_grad()
+        sums.mean().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(*grads, atol=1e-7)
+
+
+def test_kto_is_the_same_with_prompts_run_once_or_twice(
+    make_model, tokenizer, pairs, tmp_path, monkeypatch
+):
+    thumbs = [EncodedThumb(f"{p.id}-up", p.chosen, True) for p in pairs[:12]]
+    thumbs += [EncodedThumb(f"{p.id}-down", p.rejected, False) for p in pairs[12:]]
+    policies = []
+    for once in (True, False):
+        if not once:
+            monkeypatch.setattr(kto, "can_share", lambda model, max_length: False)
+        policy = make_model().double()
+        config = make_config("kto", lr=1e-3, batch_size=8, max_length=64, epochs=2)
+        kto.train(policy, tokenizer, ThumbData(thumbs), config, out_dir=tmp_path / str(once))
+        policies.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
+    start = torch.cat([p.detach().flatten() for p in make_model().double().parameters()])
+    assert (policies[0] - policies[1]).norm() < 1e-3 * (policies[0] - start).norm()
 
 
 def test_gradients_are_those_of_two_rows(make_model, pairs):

@@ -143,8 +143,9 @@ def test_micro_batches_give_the_same_model(method, make_model, tokenizer, data_f
         out = tmp_path / str(micro_batch)
         load(method).train(make_model(), tokenizer, data_for(method), config, out_dir=out)
         row = read_log(out)[0]
-        # at the start both deltas are 0 up to rounding, and accuracy is which way that fell
-        dropped = {*UNREPEATABLE, "accuracy"}
+        # at the start both deltas are 0 up to rounding, and accuracy is which way that fell;
+        # operations depend on whether prompts are run once
+        dropped = {*UNREPEATABLE, "accuracy", "flops"}
         norms.append({k: v for k, v in row.items() if k not in dropped})
     assert norms[0] == pytest.approx(norms[1], rel=1e-3, abs=1e-4, nan_ok=True)
 
