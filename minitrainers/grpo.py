@@ -12,7 +12,6 @@ teaches nothing; their share is logged as ``flat_groups``.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +32,11 @@ from prefeval.minitrainers.rollouts import (
     PromptData,
     RolloutConfig,
     Rollouts,
+    draw,
     minibatches_of,
     prompt_stream,
+    reference_of,
     require_enough,
-    roll_out,
 )
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Run, data_hash
 from prefeval.records import PrefevalError
@@ -136,10 +136,7 @@ def train(
     `ppo.train`."""
     require_groups(data, config)
     prepare(policy, config)
-    if ref is None and not config.lora_rank:
-        ref = copy.deepcopy(policy)
-    if ref is not None:
-        ref.to(config.device).eval()
+    ref = reference_of(policy, ref, config)
     n_steps = min(config.iterations, config.max_steps or config.iterations)
     optimiser = Optimiser(
         policy.parameters(), n_steps * config.ppo_epochs * config.minibatches, config
@@ -163,15 +160,7 @@ def train(
             asked = list(islice(prompts, n_prompts))
             indices = [i for i in asked for _ in range(config.group_size)]
             with autocast(config):
-                rollouts = roll_out(
-                    policy,
-                    tokenizer,
-                    data,
-                    indices,
-                    max_new_tokens=config.max_new_tokens,
-                    max_length=config.max_length,
-                    seed=(config.seed << 32) + step,
-                )
+                rollouts = draw(policy, tokenizer, data, indices, config, step)
                 experience, kl, entropy = assess(policy, ref, rollouts, config)
             updates = []
             for rows in minibatches_of(len(indices), step, config):

@@ -17,7 +17,6 @@ is an end token.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,10 +37,11 @@ from prefeval.minitrainers.rollouts import (
     PromptData,
     RolloutConfig,
     Rollouts,
+    draw,
     minibatches_of,
     prompt_stream,
+    reference_of,
     require_enough,
-    roll_out,
 )
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run, data_hash
 from prefeval.minitrainers.value import ValueModel, explained_variance
@@ -276,10 +276,7 @@ def train(
     """
     require_enough(data, config)
     prepare(policy, config)
-    if ref is None and not config.lora_rank:
-        ref = copy.deepcopy(policy)
-    if ref is not None:
-        ref.to(config.device).eval()
+    ref = reference_of(policy, ref, config)
     value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)
     value_model.to(config.device).eval()
     n_steps = min(config.iterations, config.max_steps or config.iterations)
@@ -311,15 +308,7 @@ def train(
             kl_coef = run.numbers["kl_coef"]
             indices = list(islice(prompts, config.batch_size))
             with autocast(config):
-                rollouts = roll_out(
-                    policy,
-                    tokenizer,
-                    data,
-                    indices,
-                    max_new_tokens=config.max_new_tokens,
-                    max_length=config.max_length,
-                    seed=(config.seed << 32) + step,
-                )
+                rollouts = draw(policy, tokenizer, data, indices, config, step)
                 experience = assess(policy, ref, value_model, rollouts, config, kl_coef)
             updates = []
             for rows in minibatches_of(len(indices), step, config):

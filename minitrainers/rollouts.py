@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -183,6 +184,36 @@ def roll_out(
     rewards = data.reward(prompt_indices, [e.turns[-1] for e in episodes])
     batch = pad([e.ids for e in episodes], [e.mask for e in episodes])
     return Rollouts(batch, rewards, [e.ended for e in episodes])
+
+
+def draw(
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: PromptData,
+    prompt_indices: Sequence[int],
+    config: RolloutConfig,
+    step: int,
+) -> Rollouts:
+    """The rollouts of one iteration: `roll_out` as configured, its draws those of the step."""
+    return roll_out(
+        policy,
+        tokenizer,
+        data,
+        prompt_indices,
+        max_new_tokens=config.max_new_tokens,
+        max_length=config.max_length,
+        seed=(config.seed << 32) + step,
+    )
+
+
+def reference_of(
+    policy: PreTrainedModel, ref: PreTrainedModel | None, config: RolloutConfig
+) -> PreTrainedModel | None:
+    """The reference, placed: a copy of the policy as it starts where none is given, and None where
+    the policy has an adapter, whose base it then is."""
+    if ref is None and not config.lora_rank:
+        ref = copy.deepcopy(policy)
+    return None if ref is None else ref.to(config.device).eval()
 
 
 def prompt_stream(n: int, seed: int) -> Iterator[int]:
