@@ -202,17 +202,21 @@ def tasks(bench: Bench) -> dict[str, tuple[Check, Check]]:
         said, good = assured(bench, prompt, text)
         return float(said == good >= 2)
 
-    def never(prompt: Prompt, text: str) -> float:
-        return float(assured(bench, prompt, text) == (8, 8))
+    def exactly(n: int) -> Check:
+        return lambda prompt, text: float(assured(bench, prompt, text) == (n, n))
 
-    def partial(prompt: Prompt, text: str) -> float:
-        said, good = assured(bench, prompt, text)
-        return good / max(8, said)
+    def share(n: int) -> Check:
+        def partial(prompt: Prompt, text: str) -> float:
+            said, good = assured(bench, prompt, text)
+            return good / max(n, said)
+
+        return partial
 
     return {
-        "shown rarely": (rare, rare),
-        "never shown, partial credit": (partial, never),
-        "never shown, sparse": (never, never),
+        "shown rarely: two or more": (rare, rare),
+        "never shown: six, partial credit": (share(6), exactly(6)),
+        "never shown: all eight, partial credit": (share(8), exactly(8)),
+        "never shown: six, sparse": (exactly(6), exactly(6)),
     }
 
 
@@ -232,11 +236,13 @@ def exploration(bench: Bench, seeds: int) -> None:
     }  # fmt: skip
     print(
         f"{ROLLOUTS} rollouts a run, {seeds} seeds; success on held-out people, % with its 95% "
-        "interval (Clopper-Pearson)\n\n| task | reference | "
-        + " | ".join(f"{a}, success (KL)" for a in arms) + " |\n|---|---|" + "---|" * len(arms)
+        "interval (Clopper-Pearson)\n\n| task | reference (reward) | "
+        + " | ".join(f"{a}, success (reward, KL)" for a in arms)
+        + " |\n|---|---|" + "---|" * len(arms)
     )  # fmt: skip
     for name, (reward, success) in tasks(bench).items():
-        cells = [rate(bench.reference.model, bench, held, success, 50)]
+        before = bench.measure(bench.reference.model, held, reward).values.mean()
+        cells = [f"{rate(bench.reference.model, bench, held, success, 50)} ({before:.2f})"]
         for arm, settings in arms.items():
             cells.append(explore(bench, arm, settings, train, held, reward, success, seeds))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -263,8 +269,9 @@ def explore(
         except PrefevalError as error:
             found.append(f"no pairs ({str(error).partition(':')[0]})")
             continue
-        kl = bench.measure(policy, held, success).kl
-        found.append(f"{rate(policy, bench, held, success, 5)} ({kl:.1f})")
+        after = bench.measure(policy, held, reward)
+        shown = f"({after.values.mean():.2f}, {after.kl:.1f})"
+        found.append(f"{rate(policy, bench, held, success, 5)} {shown}")
     return "; ".join(found)
 
 
