@@ -213,14 +213,14 @@ def tasks(bench: Bench) -> dict[str, tuple[Check, Check]]:
         return partial
 
     return {
-        "shown rarely: two or more": (rare, rare),
+        "shown rarely": (rare, rare),
+        "never shown: eight, partial credit": (share(8), exactly(8)),
+        "never shown: eight, sparse": (exactly(8), exactly(8)),
         "never shown: six, partial credit": (share(6), exactly(6)),
-        "never shown: all eight, partial credit": (share(8), exactly(8)),
-        "never shown: six, sparse": (exactly(6), exactly(6)),
     }
 
 
-def exploration(bench: Bench, seeds: int) -> None:
+def exploration(bench: Bench, seeds: int, only: str = "") -> None:
     """PPO, GRPO and rounds of DPO with the same verifier and as many rollouts."""
     train, held = (
         [p for p in lab_prompts.prose_prompts(bench.world, held_out=h) if p.behaviour == "about"]
@@ -236,13 +236,13 @@ def exploration(bench: Bench, seeds: int) -> None:
     }  # fmt: skip
     print(
         f"{ROLLOUTS} rollouts a run, {seeds} seeds; success on held-out people, % with its 95% "
-        "interval (Clopper-Pearson)\n\n| task | reference (reward) | "
-        + " | ".join(f"{a}, success (reward, KL)" for a in arms)
-        + " |\n|---|---|" + "---|" * len(arms)
+        "interval (Clopper-Pearson)\n\n| task | reference | "
+        + " | ".join(f"{a}, success (KL)" for a in arms) + " |\n|---|---|" + "---|" * len(arms)
     )  # fmt: skip
     for name, (reward, success) in tasks(bench).items():
-        before = bench.measure(bench.reference.model, held, reward).values.mean()
-        cells = [f"{rate(bench.reference.model, bench, held, success, 50)} ({before:.2f})"]
+        if only not in name:
+            continue
+        cells = [rate(bench.reference.model, bench, held, success, 50)]
         for arm, settings in arms.items():
             cells.append(explore(bench, arm, settings, train, held, reward, success, seeds))
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
@@ -269,9 +269,8 @@ def explore(
         except PrefevalError as error:
             found.append(f"no pairs ({str(error).partition(':')[0]})")
             continue
-        after = bench.measure(policy, held, reward)
-        shown = f"({after.values.mean():.2f}, {after.kl:.1f})"
-        found.append(f"{rate(policy, bench, held, success, 5)} {shown}")
+        kl = bench.measure(policy, held, success).kl
+        found.append(f"{rate(policy, bench, held, success, 5)} ({kl:.1f})")
     return "; ".join(found)
 
 
@@ -298,11 +297,13 @@ def main() -> None:
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", help="exploration: the tasks whose name has this in it")
     chosen = parser.parse_args()
     no_bars()
     start = time.monotonic()
     with one_thread():
-        STUDIES[chosen.study](Bench(), chosen.seeds)
+        extra = {"only": chosen.only} if chosen.only else {}
+        STUDIES[chosen.study](Bench(), chosen.seeds, **extra)
     print(f"took {time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
