@@ -54,6 +54,11 @@ def labels(judge: str, settings: str, seed: int) -> PromptData:
     noise = float(values.pop("noise"))
     spec = ",".join(f"{k}={v}" for k, v in values.items())
     labeller = LabJudge(world, **{k: _typed(k, values[k]) for k in KNOBS})
+    if labeller.settings == open_judge(judge).settings:
+        raise PrefevalError(
+            "the judge that evaluates is the one that labels, which would then measure nothing; "
+            "name another --judge"
+        )
     prompts = lab_prompts.prose_prompts(world, held_out=False)
 
     def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:

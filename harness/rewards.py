@@ -2,7 +2,7 @@
 
     model            the Bradley-Terry model of the training pairs
     judge:NAME[:..]  any judge: how surely it prefers the answer to the data's own chosen one
-    labels[:..]      the lab's labelling judge, as noisy as the pairs' labels are
+    labels           the lab's labelling judge, as noisy as the pairs' labels are
     kfacts, guess    a program of the lab's that checks the answer
 
 A policy must not be judged by what it was trained on: the judge that evaluates is refused.
@@ -34,8 +34,18 @@ def check(reward: str, *, is_lab: bool) -> None:
             raise PrefevalError(
                 "--reward judge needs a judge: judge:reward_model:DIR, or another by its name"
             )
-        judges.get(argument.partition(":")[0])
+        name, _, folder = argument.partition(":")
+        judges.get(name)
+        if name == "reward_model" and not folder:
+            raise PrefevalError("the judge reward_model needs a folder: judge:reward_model:DIR")
+        if name == "reward_model":
+            models.check_model_dir(folder)
         return
+    if argument:
+        raise PrefevalError(
+            f"--reward {kind} takes no argument, got {argument!r}; for a model of your own use "
+            "--reward judge:reward_model:DIR"
+        )
     known = [MODEL, *((LABELS, *lab_rewards.FAMILIES) if is_lab else ())]
     if kind not in known:
         raise PrefevalError(

@@ -203,6 +203,9 @@ def _trial_key(task: Task, trial: Trial) -> str:
             files.append("pairs.jsonl")
         if reward == rewards.MODEL:
             learns_from.append(models.weights_hash(rewards.reward_model(task)))
+        if reward.startswith("judge:reward_model:"):
+            folder = reward.removeprefix("judge:reward_model:")
+            learns_from += [models.weights_hash(folder), models.tokenizer_hash(folder)]
     return records.content_hash([trial, _data_key(task, *sorted(set(files))), learns_from])
 
 

@@ -35,10 +35,11 @@ from prefeval.minitrainers.rollouts import (
     draw,
     minibatches_of,
     prompt_stream,
+    prompts_hash,
     reference_of,
     require_enough,
 )
-from prefeval.minitrainers.run import CheckpointInfo, OnStep, Run, data_hash
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, Run
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def train(
         n_steps=n_steps,
         optimisers={"policy": optimiser},
         out_dir=out_dir,
-        data=data_hash(data.ids, ()),
+        data=prompts_hash(data),
         on_step=on_step,
         first_step=first_step,
     ) as run:
@@ -175,7 +176,7 @@ def train(
                 {
                     **{name: float(np.mean([u[name] for u in updates])) for name in updates[0]},
                     "reward": float(np.mean(rollouts.rewards)),
-                    "flat_groups": float(np.mean(groups.std(-1) == 0)),
+                    "flat_groups": float(np.mean(np.ptp(groups, axis=-1) == 0)),
                     "kl": kl,
                     "entropy": entropy,
                     "length": scored / len(indices),

@@ -223,6 +223,7 @@ def train(
             rows = collate([data.mismatched[i] for i in micro], config.device)
             sums = completion_logps(policy, *rows).sums
             logratios.append(sums - ref_mismatched[micro].to(sums))
+        torch.clear_autocast_cache()  # older torch would train on casts without gradient
         return torch.cat(logratios).mean()
 
     def losses(batch: Sequence[int]) -> Iterator[StepOutput]:

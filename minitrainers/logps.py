@@ -154,7 +154,8 @@ def _label_logps(lm: PreTrainedModel, hidden: Tensor, labels: Tensor) -> _Labell
         logps = -F.cross_entropy(logits, labels, reduction="none")
         with torch.no_grad():
             log_z = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logps
-            entropies = log_z - torch.linalg.vecdot(logits.softmax(-1), logits)
+            # not vecdot, which autocast would round to its lower precision
+            entropies = log_z - (logits.softmax(-1) * logits).sum(-1)
         return logps, entropies
 
     slices = list(_chunks(lm, len(labels), hidden.device))

@@ -134,14 +134,19 @@ def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
         return_freed_memory()
         lm = causal_lm(model)
         setattr(lm, LITTLE_MEMORY, True)
-        # the newer name, from transformers 5.24 on, or the older
-        getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)(
-            {"use_reentrant": False}
-        )
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True
+        checkpoint_layers(lm)
     return model
+
+
+def checkpoint_layers(lm: PreTrainedModel) -> None:
+    """Have each layer run again in the backward pass."""
+    # the newer name, from transformers 5.24 on, or the older
+    getattr(lm, "activation_checkpointing_enable", lm.gradient_checkpointing_enable)(
+        {"use_reentrant": False}
+    )
+    for module in lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _mean_logs(outputs: Sequence[StepOutput]) -> Row:

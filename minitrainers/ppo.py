@@ -31,7 +31,7 @@ from torch import Tensor
 from prefeval.minitrainers.batches import micro_batches
 from prefeval.minitrainers.cost import Cost, peak_memory_mb
 from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl
-from prefeval.minitrainers.loop import autocast, prepare
+from prefeval.minitrainers.loop import autocast, checkpoint_layers, prepare
 from prefeval.minitrainers.optimiser import Optimiser
 from prefeval.minitrainers.rollouts import (
     PromptData,
@@ -40,10 +40,11 @@ from prefeval.minitrainers.rollouts import (
     draw,
     minibatches_of,
     prompt_stream,
+    prompts_hash,
     reference_of,
     require_enough,
 )
-from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run, data_hash
+from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
 from prefeval.minitrainers.value import ValueModel, explained_variance
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ def control(numbers: Mapping[str, float], kl: float, config: PPOConfig) -> dict[
     """
     if config.target_kl is None:
         return {}
-    integral, pull = numbers["integral"], (kl / config.target_kl) ** config.kl_power
+    integral, pull = numbers["integral"], (max(kl, 0.0) / config.target_kl) ** config.kl_power
     if 0.1 <= pull <= 10.0 or config.kl_power == 0:
         integral = adapt_kl_coef(integral, kl, config.target_kl, config.kl_gain)
     return {"integral": integral, "kl_coef": integral * min(max(pull, 0.1), 10.0)}
@@ -279,6 +280,8 @@ def train(
     ref = reference_of(policy, ref, config)
     value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)
     value_model.to(config.device).eval()
+    if config.gradient_checkpointing:
+        checkpoint_layers(value_model.body)
     n_steps = min(config.iterations, config.max_steps or config.iterations)
     n_updates = n_steps * config.ppo_epochs * config.minibatches
     optimisers = {
@@ -295,7 +298,7 @@ def train(
         n_steps=n_steps,
         optimisers=optimisers,
         out_dir=out_dir,
-        data=data_hash(data.ids, ()),
+        data=prompts_hash(data),
         on_step=on_step,
         numbers={"kl_coef": config.beta, "integral": config.beta},
         first_step=first_step,

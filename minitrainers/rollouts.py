@@ -21,7 +21,7 @@ from prefeval.minitrainers.batches import (
 )
 from prefeval.minitrainers.loop import TrainConfig
 from prefeval.minitrainers.sampling import generate
-from prefeval.records import Message, Messages, PrefevalError
+from prefeval.records import Message, Messages, PrefevalError, content_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -214,6 +214,11 @@ def reference_of(
     if ref is None and not config.lora_rank:
         ref = copy.deepcopy(policy)
     return None if ref is None else ref.to(config.device).eval()
+
+
+def prompts_hash(data: PromptData) -> str:
+    """Names the prompts that a run answers; of what rewards the answers it knows nothing."""
+    return content_hash([list(data.ids), list(data.prompts)])
 
 
 def prompt_stream(n: int, seed: int) -> Iterator[int]:

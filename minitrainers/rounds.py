@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from prefeval.minitrainers.batches import Encoded, bucketed_batches, end_of_turn
+from prefeval.minitrainers.batches import Encoded, end_of_turn, epoch_order
 from prefeval.minitrainers.logps import adapter_off
 from prefeval.minitrainers.loop import TrainConfig, autocast
 from prefeval.minitrainers.pairs import EncodedPair, PairData, with_reference
-from prefeval.minitrainers.rollouts import PromptData, prompt_stream, roll_out
-from prefeval.minitrainers.run import data_hash
+from prefeval.minitrainers.rollouts import PromptData, prompt_stream, prompts_hash, roll_out
+from prefeval.minitrainers.run import STATE
 from prefeval.records import PrefevalError, content_hash, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
@@ -99,29 +99,37 @@ class RoundStream:
         self._config, self._out_dir = config, out_dir
         self._steps = max(1, config.round_prompts // config.batch_size)
         self.n_steps = config.rounds * self._steps
-        self.key = data_hash(source.prompts.ids, ())
-        self._stamp = content_hash([asdict(config), self.key])
+        self.key = prompts_hash(source.prompts)
+        settings = {k: v for k, v in asdict(config).items() if k != "state_every"}
+        self._stamp = content_hash([settings, self.key, source.writer is None])
 
     def batches(self, done: int) -> Iterator[list[int]]:
         """Those that follow the first ``done``; a round's pairs are made when it begins."""
         first, skipped = divmod(done, self._steps)
+        if not done:  # what another run may have left here is not this one's
+            for path in self._out_dir.glob("round-*.jsonl"):
+                path.unlink()
         for number in range(first, self._config.rounds):
-            self.data = self._round(number)
+            self.data = self._round(number, half_done=skipped > 0)
             yield from self._cut(number)[skipped:]
             skipped = 0
 
     def _cut(self, number: int) -> list[list[int]]:
         """The batches of a round: one a step, even where there are fewer pairs than steps."""
-        lengths = [max(p.chosen.length, p.rejected.length) for p in self.data.pairs]
-        size = -(-len(lengths) // self._steps)
-        found = bucketed_batches(lengths, size, self._config.seed, number)
-        return list(islice(cycle(found), self._steps))
+        order = epoch_order(len(self.data.pairs), self._config.seed, number)
+        found = np.array_split(order, min(self._steps, len(order)))
+        return [batch.tolist() for batch in islice(cycle(found), self._steps)]
 
-    def _round(self, number: int) -> PairData:
+    def _round(self, number: int, *, half_done: bool) -> PairData:
         path = self._out_dir / f"round-{number + 1:02d}.jsonl"
         known = read_pairs(path, self._stamp)
         if known is not None:
             return known
+        if half_done:
+            raise PrefevalError(
+                f"{path} has the pairs of a round that is half trained on, and is gone; delete "
+                f"{self._out_dir / STATE} to train from the beginning"
+            )
         pairs = self._compare(number)
         if not pairs:
             raise PrefevalError(

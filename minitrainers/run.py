@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from prefeval.minitrainers.optimiser import Optimiser
-from prefeval.records import PrefevalError, to_jsonable
+from prefeval.records import PrefevalError, to_jsonable, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -155,6 +155,12 @@ class Run:
         state = read_state(out_dir)
         if state is not None and (state.method, state.first_step) == (config.method, first_step):
             self._restore(state)
+        elif state is not None and state.first_step + state.step != first_step:
+            raise PrefevalError(
+                f"{out_dir} holds a run of {state.method}; choose another folder, or delete "
+                f"{STATE} there to train from the beginning"
+            )
+        self._tidy()
         self._keep_log()
         self._file = (out_dir / LOG).open("a", encoding="utf-8", buffering=1)
 
@@ -196,8 +202,9 @@ class Run:
     def _keep_log(self) -> None:
         """Drop the rows of steps that will be done again, and a row cut short."""
         path = self._out_dir / LOG
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in text.splitlines():
             try:
                 step = json.loads(line)["step"]
             except (ValueError, KeyError, TypeError):
@@ -205,7 +212,16 @@ class Run:
             if step > self.first_step + self.done:
                 break
             kept.append(line + "\n")
-        path.write_text("".join(kept), encoding="utf-8")
+        if "".join(kept) != text:
+            write_text(path, "".join(kept))
+
+    def _tidy(self) -> None:
+        """Remove what a killed process was writing."""
+        for path in self._out_dir.glob(".*.tmp"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def __enter__(self) -> Run:
         return self

@@ -70,6 +70,9 @@ def test_an_adapter_learns_at_ten_times_the_rate_unless_one_is_given():
         ("dpo", {"then_iterations": 3}, "give --then ppo"),
         ("ppo", {"reward": "judge"}, "needs a judge"),
         ("ppo", {"reward": "judge:nope"}, "unknown judge 'nope'"),
+        ("ppo", {"reward": "judge:reward_model"}, "needs a folder"),
+        ("ppo", {"reward": "model:/my/rm"}, "takes no argument"),
+        ("ppo", {"reward": "labels:noise=0.3"}, "takes no argument"),
     ],
 )
 def test_what_cannot_be_is_refused(methods, options, words):
@@ -161,6 +164,12 @@ def test_the_judge_that_evaluates_is_refused_as_the_reward(task):
         rewards.open_reward(task, "judge:lab:", room=64)
 
 
+def test_the_judge_that_evaluates_is_refused_as_the_labeller():
+    spec = "shape=linear,length_bias=0.5,temperature=3.0"
+    with pytest.raises(PrefevalError, match="the judge that evaluates"):
+        lab_rewards.labels(f"{WORLD},{spec}", f"{spec},noise=0", 0)
+
+
 def test_prompts_without_room_for_an_answer_are_left_out(task, monkeypatch):
     with pytest.raises(PrefevalError, match="at most 3 tokens"):
         rewards.open_reward(task, "judge:lab:shape=linear", room=3)
@@ -200,10 +209,65 @@ def test_a_trial_that_was_stopped_goes_on_and_one_on_other_data_begins_anew(task
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("stop_after", [None, 2, 5])
+def test_a_phase_that_follows_is_run_held_to_the_first_reference_and_resumed(
+    task, stop_after, monkeypatch
+):
+    """Two steps of DPO over 8 pairs, then three of PPO: its first KL is that of what DPO did."""
+    reward = rewards.Rewarded(_prompts(), None)
+    monkeypatch.setattr(rewards, "open_reward", lambda *args, **options: reward)
+    monkeypatch.setattr(rewards, "reward_model", lambda task: Path(task.reference))
+    then = {"method": "ppo", "beta": 0.1, "iterations": 3, "max_new_tokens": 4, "batch_size": 4,
+            "minibatches": 2, "ppo_epochs": 1, "save_at": [1.0], "state_every": 1}  # fmt: skip
+    trial = Trial("dpo", 0.1, 0, {**SETTINGS, "lr": 1e-2, "then": then, "reward": "model"})
+    if stop_after:
+        with pytest.raises(Stopped):
+            run_trial(task, trial, stop_after)
+    folder = run_trial(task, trial)
+    log = records.read_jsonl(folder / "train.jsonl")
+    assert [row["step"] for row in log] == [1, 2, 3, 4, 5]
+    assert log[2]["kl"] > 0.01
+    assert "reward" in log[2]
+    assert "reward" not in log[1]
+    assert {p.name for p in folder.glob("checkpoint-*")} == {
+        f"checkpoint-{n:06d}" for n in (1, 2, 5)
+    }
+
+
+def _prompts():
+    from prefeval.minitrainers.rollouts import PromptData
+
+    asked = [pair(i).prompt for i in range(8)]
+    return PromptData(
+        [f"p{i}" for i in range(8)], asked, lambda i, texts: [float(len(t)) for t in texts]
+    )
+
+
+def test_a_trial_counts_what_rewards_it(task, monkeypatch, tmp_path):
+    monkeypatch.setattr(rewards, "reward_model", lambda task: Path(task.reference))
+    trial = Trial("ppo", 0.1, 0, {"reward": "model"})
+    keys = [train._trial_key(task, trial)]
+    keys.append(train._trial_key(task, replace(trial, settings={"reward": "kfacts"})))
+    keys.append(train._trial_key(replace(task, judge="lab:seed=1"), trial))
+    own = replace(trial, settings={"reward": f"judge:reward_model:{task.reference}"})
+    keys.append(train._trial_key(task, own))
+    assert len(set(keys)) == 4
+
+
+def test_rounds_need_no_pairs_beforehand(task):
+    materials = materialise.Materials(task, {})
+    kinds = {j.kind for s in sweep.shared_stages(config(rounds=2), materials) for j in s}
+    assert kinds == {"reference"}
+    kinds = {j.kind for s in sweep.shared_stages(config(), materials) for j in s}
+    assert kinds == {"reference", "pairs"}
+
+
 def test_an_adapter_is_measured_on_its_base_and_on_no_other(task, tiny_copy):
     trial = Trial("dpo", 0.1, 0, {**SETTINGS, "lora_rank": 2})
     folder = run_trial(task, trial)
     saved = sorted(folder.glob("checkpoint-*"))[-1]
+    written = json.loads((saved / "base.json").read_text())
+    assert written == {"weights_hash": models.weights_hash(task.reference)}
     model = checkpoints.load(saved, task.reference)
     plain = models.load_model(task.reference)
     moved = [

@@ -1,6 +1,7 @@
 """KTO's batches and its KL from mismatched answers."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,37 @@ def test_mismatched_answers_are_cut_to_fit():
 def test_one_prompt_alone_has_no_mismatch():
     with pytest.raises(PrefevalError, match="at least two prompts"):
         mismatch([Encoded([1], [7]), Encoded([1], [8])], max_length=10)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_the_first_loss_has_the_weights_and_the_kl_of_the_whole_batch(
+    micro_batch, make_model, tokenizer, tmp_path
+):
+    """Against the loss of each thumb written out, with a policy far from its reference."""
+    data = thumbs(24, 0.4)
+    ref, policy = make_model(1), make_model(2)
+    data = kto.with_reference(ref, data, max_length=64)
+    examples = [t.example for t in data.thumbs]
+    shifted = data.ref_mismatched_logps - 5 + sequence_logps(policy, data.mismatched)
+    data = replace(data, ref_mismatched_logps=shifted - data.ref_mismatched_logps)
+    kl = (sequence_logps(policy, data.mismatched) - data.ref_mismatched_logps).mean()
+    assert kl > 1
+    ratios = sequence_logps(policy, examples) - data.ref_logps
+    expected = [
+        4 * (1 - sigmoid(0.1 * (r - kl))) if t.desirable else 0.5 * (1 - sigmoid(0.1 * (kl - r)))
+        for r, t in zip(ratios, data.thumbs, strict=True)
+    ]
+    config = TrainConfig(
+        "kto", batch_size=24, max_steps=1, max_length=64, micro_batch=micro_batch,
+        desirable_weight=4.0, undesirable_weight=0.5,
+    )  # fmt: skip
+    kto.train(policy, tokenizer, data, config, out_dir=tmp_path)
+    row = json.loads((tmp_path / "train.jsonl").read_text())
+    assert row["loss"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + np.exp(-x))
 
 
 def test_the_logged_kl_is_the_mean_log_ratio_of_mismatched_answers_unclamped(

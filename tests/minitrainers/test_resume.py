@@ -83,13 +83,13 @@ def run(make_model, tokenizer, pairs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("stop_after", [1, 3])
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 def test_a_stopped_run_continues_bit_identically(name, stop_after, run, tmp_path):
     """It is stopped within a step, after its row is logged and before its state is saved."""
     whole = run(name, "whole")
     run(name, "parts", stop_after)
     state = read_state(tmp_path / "parts")
-    assert (state.step if state else 0) == stop_after - 1
+    assert (state.step if state else 0) == stop_after - 1  # rounds: within one and at its end
     parts = run(name, "parts")
     assert torch.equal(weights(parts), weights(whole))
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
@@ -121,9 +121,33 @@ def test_a_resume_with_changed_settings_names_them(run, changes, words):
     run("dpo", "out")  # nothing was lost
 
 
-def test_how_often_the_state_is_saved_may_change(run):
-    run("dpo", "out", 3)
-    run("dpo", "out", state_every=None)
+def test_another_method_in_the_same_folder_is_refused_and_nothing_lost(run, tmp_path):
+    run("dpo", "out")
+    before = (tmp_path / "out/train.jsonl").read_text()
+    with pytest.raises(PrefevalError, match="holds a run of dpo; choose another folder"):
+        run("ipo", "out")
+    assert (tmp_path / "out/train.jsonl").read_text() == before
+
+
+def test_a_round_half_trained_on_whose_pairs_are_gone_is_not_made_again(run, tmp_path):
+    run("rounds", "out", 4)
+    (tmp_path / "out/round-02.jsonl").unlink()
+    with pytest.raises(PrefevalError, match="half trained on, and is gone"):
+        run("rounds", "out")
+
+
+def test_what_a_killed_process_was_writing_is_removed(run, tmp_path):
+    (tmp_path / "out/.checkpoint-000003.77.tmp").mkdir(parents=True)
+    (tmp_path / "out/.state.safetensors.77.tmp").write_bytes(b"half")
+    run("dpo", "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["dpo", "rounds"])
+def test_how_often_the_state_is_saved_may_change(name, run):
+    run(name, "out", 4)
+    parts = run(name, "out", state_every=None)
+    assert torch.equal(weights(parts), weights(run(name, "whole")))
 
 
 def test_a_resume_on_other_data_is_refused(make_model, tokenizer, pairs, tmp_path):

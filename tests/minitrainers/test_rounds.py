@@ -95,6 +95,18 @@ def test_rounds_raise_the_reward(make_model, tokenizer, tmp_path):
     assert last > first + 0.5
 
 
+def test_an_adapters_rounds_are_held_to_its_base(make_model, tokenizer, tmp_path):
+    from prefeval.minitrainers import lora
+    from prefeval.minitrainers.batches import Encoded
+
+    config = make_config("dpo", **SETTINGS, lora_rank=2)
+    policy = lora.attach(make_model(), config)
+    dpo.train(policy, tokenizer, OnPolicy(prompts()), config, out_dir=tmp_path)
+    rows = read_round(tmp_path, 3)
+    expected = sequence_logps(make_model(), [Encoded(*row[1]) for row in rows])
+    assert [row[3][0] for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
 def test_saved_pairs_of_other_settings_are_not_read(make_model, tokenizer, tmp_path):
     for seed in (0, 1):
         config = make_config("dpo", **SETTINGS, seed=seed, max_steps=1)
