@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from prefeval.minitrainers.batches import Encoded, end_of_turn, epoch_order
+from prefeval.minitrainers.batches import Encoded, bucketed_batches, end_of_turn
 from prefeval.minitrainers.logps import adapter_off
 from prefeval.minitrainers.loop import TrainConfig, autocast
 from prefeval.minitrainers.pairs import EncodedPair, PairData, with_reference
@@ -116,9 +116,12 @@ class RoundStream:
 
     def _cut(self, number: int) -> list[list[int]]:
         """The batches of a round: one a step, even where there are fewer pairs than steps."""
-        order = epoch_order(len(self.data.pairs), self._config.seed, number)
-        found = np.array_split(order, min(self._steps, len(order)))
-        return [batch.tolist() for batch in islice(cycle(found), self._steps)]
+        config, lengths = self._config, [max(e.length for e in p[1:]) for p in self.data.pairs]
+        n_batches = min(self._steps, len(lengths))
+        found = bucketed_batches(
+            lengths, config.batch_size, config.seed, number, n_batches=n_batches
+        )
+        return list(islice(cycle(found), self._steps))
 
     def _round(self, number: int, *, half_done: bool) -> PairData:
         path = self._out_dir / f"round-{number + 1:02d}.jsonl"

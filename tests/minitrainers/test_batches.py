@@ -140,6 +140,14 @@ def test_an_epoch_holds_every_example_once_in_even_batches(n, batch_size):
     assert len(batches) == -(-n // batch_size)
 
 
+@pytest.mark.parametrize("n_batches", [1, 16, 33])
+def test_as_many_batches_as_asked_for(n_batches):
+    batches = bucketed_batches(list(range(33)), 4, seed=0, epoch=0, n_batches=n_batches)
+    assert len(batches) == n_batches
+    assert sorted(i for batch in batches for i in batch) == list(range(33))
+    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+
+
 def test_buckets_leave_little_padding_and_orders_differ_by_seed_and_epoch():
     lengths = np.random.default_rng(0).integers(5, 100, size=1024).tolist()
     batches = bucketed_batches(lengths, 8, seed=0, epoch=0)
