@@ -253,8 +253,9 @@ def bucketed_batches(
     """One epoch's batches of indices: similar lengths together, batches in shuffled order.
 
     Every index comes exactly once, in batches of at most ``batch_size`` that differ in size by one
-    at most; in ``n_batches`` of whatever size that takes, where so many are asked for. With ``strata`` (a class for each index) every batch holds the classes in the
-    proportion of the whole, as nearly as whole examples allow.
+    at most; in ``n_batches`` of whatever size that takes, where so many are asked for. With
+    ``strata`` (a class for each index) every batch holds the classes in the proportion of the
+    whole, as nearly as whole examples allow.
     """
     n_batches = n_batches or -(-len(lengths) // batch_size)
     edges = np.arange(n_batches + 1) * len(lengths) // max(1, n_batches)
