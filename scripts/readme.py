@@ -27,7 +27,6 @@ from prefeval.reports import summary, verdict
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-STUDIES = ("rounds", "controller", "exploration")
 CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
 DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
 COLUMNS = {
@@ -102,6 +101,21 @@ def study(name: str) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 
 
+def beside_trl(trl_ppo: str) -> str:
+    """The main columns of benchmarks/trainers.py; this environment has the other TRL."""
+    script = ROOT / "benchmarks" / "trainers.py"
+    command = [sys.executable, str(script), "--repeats", "2", "--trl-ppo", trl_ppo]
+    printed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    lines = []
+    for line in printed.splitlines():
+        if line.startswith("| "):
+            c = [cell.strip() for cell in line.strip("|").split("|")]
+            lines.append([*c[:3], c[5], c[8], f"{c[3]} / {c[4]}", f"{c[6]} / {c[7]}"])
+    lines[0][5:] = ["s/step, prefeval / TRL", "MB, prefeval / TRL"]
+    rule = ["---"] * 3 + ["---:"] * 4
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
+
+
 def picture(run: Path) -> None:
     """docs/report.png: the first screen of a report, where Chromium is installed."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -128,6 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
+    parser.add_argument("--trl-ppo", help="interpreter with TRL 1.12: also the trainers' table")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -149,8 +164,12 @@ def main() -> None:
         )  # fmt: skip
         real = options.out / f"smollm2-harmless-{options.steps}"
         blocks["real"] = lambda: terminal(real)
-    for name in STUDIES if options.studies else ():
-        fill(f"study-{name}", study(name))
+    if options.studies:
+        blocks["study-rounds"] = lambda: study("rounds")
+        blocks["study-controller"] = lambda: study("controller")
+        blocks["study-exploration"] = lambda: study("exploration")
+    if options.trl_ppo:
+        blocks["trainers"] = lambda: beside_trl(options.trl_ppo)
     for name, make in blocks.items():
         fill(name, make())
 

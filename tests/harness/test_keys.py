@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefeval import records
-from prefeval.harness import materialise, train
+from prefeval.harness import materialise, rewards, train
 from prefeval.harness.commands import OWN_SIZES
 from prefeval.harness.data import thumbs_from_pairs, to_trl
 from prefeval.harness.evaluate import Evaluator, load_held_out
@@ -84,9 +84,9 @@ def test_ppo_counts_its_reward_model_or_the_world_that_rewards_it(
     import shutil
 
     trial = Trial("ppo", 0.1, 0)
-    shutil.copytree(tiny_folder, train._reward_model(task))
+    shutil.copytree(tiny_folder, rewards.reward_model(task))
     before = train._trial_key(task, trial)
-    config = train._reward_model(task) / "config.json"
+    config = rewards.reward_model(task) / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "num_labels": 1}))
     assert train._trial_key(task, trial) != before
     game = Trial("ppo", 0.1, 0, {"reward": "guess"})
