@@ -202,21 +202,17 @@ def tasks(bench: Bench) -> dict[str, tuple[Check, Check]]:
         said, good = assured(bench, prompt, text)
         return float(said == good >= 2)
 
-    def exactly(n: int) -> Check:
-        return lambda prompt, text: float(assured(bench, prompt, text) == (n, n))
+    def never(prompt: Prompt, text: str) -> float:
+        return float(assured(bench, prompt, text) == (8, 8))
 
-    def share(n: int) -> Check:
-        def partial(prompt: Prompt, text: str) -> float:
-            said, good = assured(bench, prompt, text)
-            return good / max(n, said)
-
-        return partial
+    def partial(prompt: Prompt, text: str) -> float:
+        said, good = assured(bench, prompt, text)
+        return good / max(8, said)
 
     return {
         "shown rarely": (rare, rare),
-        "never shown: eight, partial credit": (share(8), exactly(8)),
-        "never shown: eight, sparse": (exactly(8), exactly(8)),
-        "never shown: six, partial credit": (share(6), exactly(6)),
+        "never shown, partial credit": (partial, never),
+        "never shown, sparse": (never, never),
     }
 
 
