@@ -112,4 +112,7 @@ def test_trainers_that_did_other_work_are_not_compared(
 
 def test_other_losses_are_no_other_work_in_bfloat16(table: ModuleType) -> None:
     pair = table.Round(measurement(1.0, 500, losses=[0.7, 0.69]), measurement(2.0, 1000))
-    table.require_same_work(pair, "smollm2-dpo", "bfloat16")
+    assert table.agreement(pair).first_loss > table.LOSS_TOLERANCE
+    table.require_same_work(pair, "smollm2-dpo", "bfloat16")  # printed, and no error
+    with pytest.raises(SystemExit, match="do not do the same work"):
+        table.require_same_work(pair, "smollm2-dpo", "float32")
