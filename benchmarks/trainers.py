@@ -52,8 +52,7 @@ class Case:
     lr: float
     beta: float
     micro_batch: int = 1
-    checkpointing: bool = True
-    """the last two: prefeval's smallest setting"""
+    """prefeval's smallest setting, with gradient checkpointing"""
     precisions: tuple[str, ...] = ("float32",)
     goals: tuple[str, ...] = ("speed", "memory")
 
@@ -64,7 +63,7 @@ def _smollm2(method: str, beta: float) -> Case:
 
 
 def _tiny(method: str, beta: float) -> Case:
-    return Case(method, "tiny", 16, 20, 3, lr=1e-4, beta=beta, micro_batch=4, checkpointing=False)
+    return Case(method, "tiny", 16, 20, 3, lr=1e-4, beta=beta, micro_batch=4)
 
 
 CASES: Mapping[str, Case] = {
@@ -128,7 +127,7 @@ def sides(case: Case, goal: str) -> tuple[Settings, Settings]:
     """The settings of prefeval and of TRL for a goal."""
     if goal == "speed":
         return {}, {"gradient_checkpointing": False}
-    ours = {"micro_batch": case.micro_batch, "gradient_checkpointing": case.checkpointing}
+    ours = {"micro_batch": case.micro_batch, "gradient_checkpointing": True}
     return ours, {"gradient_checkpointing": True}
 
 

@@ -25,8 +25,9 @@ from transformers import (
 
 from prefeval.minitrainers import kto, load, make_config, reward
 from prefeval.minitrainers.batches import Encoded
-from prefeval.minitrainers.loop import TrainConfig, all_batches, autocast
+from prefeval.minitrainers.loop import TrainConfig, all_batches
 from prefeval.minitrainers.pairs import EncodedPair, PairData, sequence_logps
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.rollouts import PromptData
 
 Rows = Sequence[dict[str, Any]]
@@ -149,7 +150,7 @@ def main() -> None:
             data = prompt_data(tokenizer, rows, options)
         case _:
             data = PairData(pairs_of(rows))
-    recorder = Recorder(options["steps"])
+    recorder, before = Recorder(options["steps"]), peak_megabytes()
     with tempfile.TemporaryDirectory() as folder:
         train, out_dir = load(config.method).train, Path(folder)
         with suppress(Enough):
@@ -163,6 +164,7 @@ def main() -> None:
         grad_norms=[r["grad_norm"] for r in steps],
         tokens=[r["tokens"] for r in steps] if ppo else tokens_a_step(data, rows, config),
         megabytes=recorder.megabytes,
+        megabytes_before=before,
         settings=describe(config),
     )
 

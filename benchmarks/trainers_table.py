@@ -11,7 +11,8 @@ NORM_TOLERANCE = 1e-3  # of its gradient norm, relative
 
 HEAD = (
     "| case | precision | goal | prefeval, s/step | TRL, s/step | steps/s, prefeval ÷ TRL "
-    "| prefeval, MB | TRL, MB | memory, prefeval ÷ TRL | tokens/step "
+    "| prefeval, MB (before the first step) | TRL, MB (before the first step) "
+    "| memory, prefeval ÷ TRL | tokens/step "
     "| apart: first loss, any loss; first gradient norm | settings, prefeval / TRL "
     "| CPU taken by others |\n"
     "|---|---|---|---:|---:|---:|---:|---:|---:|---:|---|---|---:|"
@@ -70,6 +71,10 @@ def table_row(name: str, precision: str, goal: str, rounds: Sequence[Round]) -> 
     def middle(side: str, what: str) -> float:
         return statistics.median(getattr(r, side)[what] for r in rounds)
 
+    def megabytes(side: str) -> str:
+        before = middle(side, "megabytes_before")
+        return f"{middle(side, 'peak_megabytes'):.0f} ({before:.0f})"
+
     speed = ratio(rounds, lambda r: r.theirs["median_seconds"] / r.ours["median_seconds"])
     memory = ratio(rounds, lambda r: r.ours["peak_megabytes"] / r.theirs["peak_megabytes"])
     gaps = "each samples its own"
@@ -81,8 +86,7 @@ def table_row(name: str, precision: str, goal: str, rounds: Sequence[Round]) -> 
     return (
         f"| {name} | {precision} | {goal} "
         f"| {middle('ours', 'median_seconds'):.3f} | {middle('theirs', 'median_seconds'):.3f} "
-        f"| {speed} | {middle('ours', 'peak_megabytes'):.0f} "
-        f"| {middle('theirs', 'peak_megabytes'):.0f} | {memory} "
+        f"| {speed} | {megabytes('ours')} | {megabytes('theirs')} | {memory} "
         f"| {middle('ours', 'tokens_per_step'):.0f} | {gaps} "
         f"| {rounds[0].ours['settings']} / {rounds[0].theirs['settings']} "
         f"| {max(r.others for r in rounds):.0%} |"

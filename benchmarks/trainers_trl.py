@@ -30,11 +30,12 @@ class Recorder(TrainerCallback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.megabytes = 0.0
+        self.megabytes = self.megabytes_before = 0.0
         self._start = 0.0
 
     def on_train_begin(self, *arguments: Any, **named: Any) -> None:
         """Start the clock of the first step of PPO."""
+        self.megabytes_before = peak_megabytes()
         self._start = time.perf_counter()
 
     def on_step_begin(self, *arguments: Any, **named: Any) -> None:
@@ -185,6 +186,7 @@ def main() -> None:
         grad_norms=[row.get("grad_norm", 0.0) for row in steps],
         tokens=tokens,
         megabytes=recorder.megabytes,
+        megabytes_before=recorder.megabytes_before,
         settings="gradient checkpointing" if checkpointing else "no gradient checkpointing",
     )
 

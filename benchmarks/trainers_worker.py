@@ -49,6 +49,7 @@ def report(
     grad_norms: Sequence[float],
     tokens: Sequence[int],
     megabytes: float,
+    megabytes_before: float,
     settings: str,
 ) -> None:
     """Print the measurement as the last line; the warm-up steps come first in every list."""
@@ -58,6 +59,7 @@ def report(
             {
                 "median_seconds": statistics.median(counted),
                 "peak_megabytes": megabytes,
+                "megabytes_before": megabytes_before,
                 "tokens_per_step": statistics.mean(tokens),
                 "first_loss": losses[0],
                 "final_loss": losses[-1],

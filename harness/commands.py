@@ -34,6 +34,7 @@ GENERAL = (
     "iterations", "group_size", "rounds", "round_prompts", "samples", "then_iterations",
     "lora_rank", "state_every", "desirable_weight", "undesirable_weight",
 )  # fmt: skip
+ROUNDS_ONLY = ("round_prompts", "samples", "refresh_reference")
 SWITCHES = ("refresh_reference", "gradient_checkpointing")
 
 
@@ -94,9 +95,26 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         device=resolve_device(options["device"]),
     )
     inputs.check(config)
+    _require_used(config)
     config = inputs.within_context(config, chosen=bool(options.get("max_length")))
     config = _smoked(config) if options.get("smoke") else config
     return replace(config, inputs=inputs.hashes(config))
+
+
+def _require_used(config: SweepConfig) -> None:
+    """An option that no chosen method would read is a mistake, never silence."""
+    used = {"then_iterations"}  # a part of `then`, refused above without it
+    for method in config.methods:
+        settings = config.settings(method)
+        used |= {*settings, *(set(settings.get("then", ())) - {"iterations"})}
+    for name in config.training:
+        if name in ROUNDS_ONLY and not config.training.get("rounds"):
+            why = "without --rounds"
+        elif name not in used:
+            why = f"with {', '.join(config.methods)}"
+        else:
+            continue
+        raise PrefevalError(f"--{name.replace('_', '-')} changes nothing {why}; leave it out")
 
 
 def _smoked(config: SweepConfig) -> SweepConfig:

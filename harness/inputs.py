@@ -28,6 +28,13 @@ def check(config: SweepConfig) -> None:
                     f"--rounds is for methods that learn from pairs, and {method} does not; use "
                     "--methods dpo, ipo or simpo"
                 )
+    if "grpo" in config.methods:
+        grpo = config.settings("grpo")
+        if grpo["group_size"] < 2 or grpo["batch_size"] % grpo["group_size"]:
+            raise PrefevalError(
+                f"{grpo['batch_size']} rollouts are no whole groups of {grpo['group_size']}; make "
+                "--batch-size a multiple of --group-size, which is at least 2"
+            )
     if config.suite:
         if config.is_lab:
             raise PrefevalError("--suite goes with --model; the lab has prompts of its own")

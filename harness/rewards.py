@@ -107,6 +107,7 @@ def _by_model(task: Task, asked: Sequence[PreferencePair]) -> Rewarded:
     from prefeval.minitrainers.rollouts import PromptData
 
     judge = reward_models.from_folder(reward_model(task), device=task.device)
+    _refuse_evaluating(judge, task)
 
     def score(indices: Sequence[int], texts: Sequence[str]) -> list[float]:
         answers = [(asked[i].prompt, text) for i, text in zip(indices, texts, strict=True)]
@@ -118,6 +119,21 @@ def _by_model(task: Task, asked: Sequence[PreferencePair]) -> Rewarded:
     return Rewarded(data, judge.model.base_model)
 
 
+def _refuse_evaluating(judge: judges.Judge, task: Task) -> None:
+    evaluating = judges.open_judge(task.judge, device=task.device, dtype=task.dtype)
+    if (judge.name, judge.settings) == (evaluating.name, evaluating.settings):
+        raise PrefevalError(
+            "the reward is the judge that evaluates, which would then measure nothing; name "
+            "another judge for --reward or for --judge"
+        )
+
+
+def models_needed(reward: str) -> int:
+    """Models that a reward holds: none where a program or the lab's oracle gives it."""
+    judge = reward.partition(":")[2].partition(":")[0]
+    return int(reward == MODEL or (reward.startswith(JUDGE) and judge != "lab"))
+
+
 def _by_judge(task: Task, spec: str, asked: Sequence[PreferencePair]) -> PromptData:
     """P(the answer is preferred to the data's chosen one), both orders averaged."""
     from prefeval.minitrainers.rollouts import PromptData
@@ -125,12 +141,7 @@ def _by_judge(task: Task, spec: str, asked: Sequence[PreferencePair]) -> PromptD
     if spec.partition(":")[0] == "lab":
         spec = lab_rewards.in_its_world(spec, task.judge)
     judge = judges.open_judge(spec, device=task.device, dtype=task.dtype)
-    evaluating = judges.open_judge(task.judge, device=task.device, dtype=task.dtype)
-    if (judge.name, judge.settings) == (evaluating.name, evaluating.settings):
-        raise PrefevalError(
-            "the reward is the judge that evaluates, which would then measure nothing; name "
-            "another judge for --reward or for --judge"
-        )
+    _refuse_evaluating(judge, task)
     known = lab_rewards.prose_by_messages(task.judge) if judge.name == "lab" else {}
     prompts = [
         known.get(str(p.prompt))

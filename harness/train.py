@@ -164,7 +164,8 @@ def truncation_notes(task: Task) -> list[str]:
 @contextmanager
 def _as_trained(task: Task) -> Iterator[PreTrainedModel]:
     """The reference in the very arithmetic of a policy in training, or the first loss is off."""
-    from prefeval.minitrainers.loop import TrainConfig, autocast
+    from prefeval.minitrainers.loop import TrainConfig
+    from prefeval.minitrainers.precision import autocast
 
     config = TrainConfig("reference", dtype=task.dtype, device=task.device)  # type: ignore[arg-type]
     with autocast(config):
@@ -269,7 +270,6 @@ def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
     """
     rows = records.read_jsonl(folder / "train.jsonl")
     peak = max(row.get("peak_memory_mb", 0.0) for row in rows)
-    phases = {trial.method, (trial.settings.get("then") or {}).get("method", trial.method)}
     records.write_json(
         folder / "costs.json",
         {
@@ -283,9 +283,31 @@ def _record_costs(folder: Path, trial: Trial, eval_seconds: float) -> None:
             "tokens": sum(row.get("tokens", 0) for row in rows),
             "flops": sum(row.get("flops", 0) for row in rows),
             "sft_flops": sum(row.get("sft_flops", 0) for row in rows),
-            "models": max(METHODS[m].models for m in phases),
+            "models": models_held(trial),
         },
     )
+
+
+def models_held(trial: Trial) -> int:
+    """Models of the policy's size that the trial's phases hold at once, at the most.
+
+    `METHODS` counts PPO's and GRPO's with a reference and a reward model: an adapter's base is its
+    reference, and a program that rewards is no model.
+    """
+    settings, phases = trial.settings, [trial.method]
+    if then := settings.get("then"):
+        phases.append(then["method"])
+    adapter = bool(settings.get("lora_rank"))
+    reward = rewards.models_needed(settings.get("reward", rewards.MODEL))
+    held = []
+    for method in phases:
+        n = METHODS[method].models
+        if METHODS[method].data == "prompts":
+            n -= adapter + 1 - reward
+        elif settings.get("rounds"):
+            n += reward + (not adapter and not settings.get("refresh_reference"))
+        held.append(n)
+    return max(held)
 
 
 def train(task: Task, trial: Trial, folder: Path, on_row: OnRow) -> None:

@@ -26,8 +26,9 @@ from torch import Tensor
 from prefeval.minitrainers.batches import micro_batches
 from prefeval.minitrainers.cost import Cost, peak_memory_mb
 from prefeval.minitrainers.logps import completion_logps, full_kl
-from prefeval.minitrainers.loop import autocast, prepare
+from prefeval.minitrainers.loop import prepare
 from prefeval.minitrainers.optimiser import Optimiser
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.rollouts import (
     PromptData,
     RolloutConfig,

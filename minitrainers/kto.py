@@ -27,11 +27,11 @@ from prefeval.minitrainers.loop import (
     StepOutput,
     TrainConfig,
     all_batches,
-    autocast,
     optimise,
     prepare,
 )
 from prefeval.minitrainers.pairs import Logps, can_share, sequence_logps
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
 from prefeval.records import PrefevalError
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from prefeval.minitrainers.batches import bucketed_batches
 from prefeval.minitrainers.cost import peak_memory_mb, return_freed_memory
 from prefeval.minitrainers.logps import LITTLE_MEMORY, causal_lm
 from prefeval.minitrainers.optimiser import Optimiser
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
 
 if TYPE_CHECKING:
@@ -108,19 +108,6 @@ def all_batches(
         for epoch in range(config.epochs)
     )
     return list(chain.from_iterable(epochs))
-
-
-def autocast(config: TrainConfig) -> AbstractContextManager[Any]:
-    """Mixed precision as configured; none for float32.
-
-    With gradient checkpointing a layer's weights are cast again when it is, and not kept.
-    """
-    return torch.autocast(
-        torch.device(config.device).type,
-        dtype=torch.bfloat16,
-        enabled=config.dtype == "bfloat16",
-        cache_enabled=not config.gradient_checkpointing,
-    )
 
 
 def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:

@@ -27,9 +27,11 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def attach(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
+def attach(
+    model: PreTrainedModel, config: TrainConfig, *, task: str = "CAUSAL_LM"
+) -> PreTrainedModel:
     """``model`` with a new adapter as configured, which changes nothing yet (B is 0); the model
-    itself where ``lora_rank`` is 0."""
+    itself where ``lora_rank`` is 0. ``task`` is peft's name for what the model does."""
     if not config.lora_rank:
         return model
     from peft import LoraConfig, get_peft_model
@@ -39,7 +41,7 @@ def attach(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
         lora_alpha=config.lora_alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(config.seed)

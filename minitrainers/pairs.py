@@ -29,10 +29,10 @@ from prefeval.minitrainers.loop import (
     StepOutput,
     TrainConfig,
     all_batches,
-    autocast,
     optimise,
     prepare,
 )
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, data_hash
 from prefeval.records import PrefevalError
 

@@ -17,6 +17,7 @@ is an end token.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +29,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefeval.minitrainers import lora
 from prefeval.minitrainers.batches import micro_batches
 from prefeval.minitrainers.cost import Cost, peak_memory_mb
 from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl
-from prefeval.minitrainers.loop import autocast, checkpoint_layers, prepare
+from prefeval.minitrainers.loop import checkpoint_layers, prepare
 from prefeval.minitrainers.optimiser import Optimiser
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.rollouts import (
     PromptData,
     RolloutConfig,
@@ -278,10 +281,7 @@ def train(
     require_enough(data, config)
     prepare(policy, config)
     ref = reference_of(policy, ref, config)
-    value_model = ValueModel(causal_lm(policy).base_model if value_body is None else value_body)
-    value_model.to(config.device).eval()
-    if config.gradient_checkpointing:
-        checkpoint_layers(value_model.body)
+    value_model = new_value_model(policy, value_body, config)
     n_steps = min(config.iterations, config.max_steps or config.iterations)
     n_updates = n_steps * config.ppo_epochs * config.minibatches
     optimisers = {
@@ -331,6 +331,19 @@ def train(
                 **control(run.numbers, found["kl"], config),
             )
         return run.saved
+
+
+def new_value_model(
+    policy: PreTrainedModel, body: PreTrainedModel | None, config: PPOConfig
+) -> ValueModel:
+    """On a copy of ``body``, or of the policy's with the adapter that it may have; ``lora_rank``
+    gives a body of its own an adapter too."""
+    copied = copy.deepcopy(causal_lm(policy).base_model if body is None else body)
+    if config.gradient_checkpointing:
+        checkpoint_layers(copied)
+    if body is not None:
+        copied = lora.attach(copied, config, task="FEATURE_EXTRACTION")
+    return ValueModel(copied).to(config.device).eval()
 
 
 def flops(cost: Cost, experience: Experience, config: PPOConfig) -> Row:

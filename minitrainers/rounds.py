@@ -23,8 +23,9 @@ import torch
 
 from prefeval.minitrainers.batches import Encoded, bucketed_batches, end_of_turn
 from prefeval.minitrainers.logps import adapter_off
-from prefeval.minitrainers.loop import TrainConfig, autocast
+from prefeval.minitrainers.loop import TrainConfig
 from prefeval.minitrainers.pairs import EncodedPair, PairData, with_reference
+from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.rollouts import PromptData, prompt_stream, prompts_hash, roll_out
 from prefeval.minitrainers.run import STATE
 from prefeval.records import PrefevalError, content_hash, read_jsonl, write_jsonl

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, body: PreTrainedModel) -> None:
         super().__init__()
-        self.body = copy.deepcopy(body)
+        self.body = body
         self.head = nn.Linear(body.config.hidden_size, 1, device=body.device, dtype=body.dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

@@ -42,6 +42,7 @@ def measurement(seconds: float, megabytes: float, **changed: object) -> dict[str
     return {
         "median_seconds": seconds,
         "peak_megabytes": megabytes,
+        "megabytes_before": 200.0,
         "tokens_per_step": 512,
         "settings": "whole batches",
         "losses": [0.6931, 0.69],
@@ -85,7 +86,7 @@ def test_row_of_the_trainers_gives_the_median_ratio_and_its_range(table: ModuleT
     ]
     assert table.table_row("tiny-dpo", "float32", "speed", rounds) == (
         "| tiny-dpo | float32 | speed | 1.000 | 3.000 | 2.00 [1.50, 3.00] "
-        "| 500 | 1000 | 0.50 [0.25, 0.75] | 512 | 0e+00, 0e+00; 0e+00 "
+        "| 500 (200) | 1000 (200) | 0.50 [0.25, 0.75] | 512 | 0e+00, 0e+00; 0e+00 "
         "| whole batches / whole batches | 4% |"
     )
     assert len(table.HEAD.splitlines()[0].split("|")) == len(

@@ -260,7 +260,8 @@ def train(
 
     Raises ``PrefevalError`` when a conversation is in both sets, or nothing is left to train on.
     """
-    from prefeval.minitrainers import loop, reward
+    from prefeval.minitrainers import reward
+    from prefeval.minitrainers.precision import autocast
     from prefeval.minitrainers.run import STATE
 
     seen = {transcripts.opening_key(pair.prompt) for pair in pairs}
@@ -283,7 +284,7 @@ def train(
     shutil.rmtree(folder, ignore_errors=True)
     saved[-1].path.rename(folder)
     judge = RewardModelJudge(model, tokenizer, _settings(folder), max_length=config.max_length)
-    with loop.autocast(config):
+    with autocast(config):
         worth = judge.audit(held_out, seed=config.seed)
     return Trained(judge, worth, len(pairs) - len(encoded))
 

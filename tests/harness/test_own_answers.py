@@ -42,7 +42,8 @@ def test_a_phase_that_follows_has_its_own_settings_and_the_same_reward():
     assert "iterations" not in found
     assert found["reward"] == "model"
     assert config(then="ppo").needs_reward_model
-    assert "then" not in config("ppo", then="grpo").settings("ppo")  # it learns so already
+    # the method that learns so already has no such phase
+    assert "then" not in config("dpo,ppo", then="grpo").settings("ppo")
 
 
 def test_settings_reach_only_the_methods_that_know_them():
@@ -73,11 +74,39 @@ def test_an_adapter_learns_at_ten_times_the_rate_unless_one_is_given():
         ("ppo", {"reward": "judge:reward_model"}, "needs a folder"),
         ("ppo", {"reward": "model:/my/rm"}, "takes no argument"),
         ("ppo", {"reward": "labels:noise=0.3"}, "takes no argument"),
+        ("dpo", {"reward": "kfacts"}, "--reward changes nothing with dpo"),
+        ("dpo,kto", {"samples": 3}, "--samples changes nothing without --rounds"),
+        ("dpo", {"refresh_reference": True}, "--refresh-reference changes nothing without"),
+        ("dpo,simpo", {"target_kl": 3.0}, "--target-kl changes nothing with dpo, simpo"),
+        ("dpo", {"then": "ppo", "iterations": 5}, "--iterations changes nothing with dpo"),
+        ("ppo", {"then": "grpo"}, "--then changes nothing with ppo"),
+        ("ppo,grpo", {"epochs": 2}, "--epochs changes nothing"),
+        ("grpo", {"batch_size": 12}, "--batch-size a multiple of --group-size"),
     ],
 )
 def test_what_cannot_be_is_refused(methods, options, words):
     with pytest.raises(PrefevalError, match=words):
         config(methods, **options)
+
+
+@pytest.mark.parametrize(
+    ("methods", "options", "held"),
+    [
+        ("dpo", {}, 1),
+        ("dpo", {"rounds": 2}, 2),  # the lab's oracle labels: the policy and its reference
+        ("dpo", {"rounds": 2, "lora_rank": 4}, 1),
+        ("dpo", {"rounds": 2, "refresh_reference": True}, 1),
+        ("dpo", {"rounds": 2, "reward": "model"}, 3),
+        ("ppo", {}, 4),
+        ("ppo", {"lora_rank": 4}, 3),
+        ("ppo", {"reward": "kfacts"}, 3),
+        ("grpo", {"reward": "kfacts", "lora_rank": 4}, 1),
+        ("dpo", {"then": "ppo"}, 4),
+    ],
+)
+def test_models_in_memory_are_those_that_a_trial_holds(methods, options, held):
+    (trial,) = config(methods, **options).trials()
+    assert train.models_held(trial) == held
 
 
 # -- rewards -----------------------------------------------------------------------------------

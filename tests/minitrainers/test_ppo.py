@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from prefeval.minitrainers import make_config, ppo
+from prefeval.minitrainers import lora, make_config, ppo
 from prefeval.minitrainers.ppo import (
     PPOLoss,
     adapt_kl_coef,
     gae,
+    new_value_model,
     ppo_loss,
     token_rewards,
     whiten,
@@ -189,6 +190,24 @@ def test_the_value_of_a_state_does_not_see_the_token_chosen_in_it(make_model):
     a, b = (model(x, torch.ones_like(ids))[0].tolist() for x in (ids, changed))
     assert a[:4] == pytest.approx(b[:4], abs=1e-6)
     assert a[4] != pytest.approx(b[4], abs=1e-3)
+
+
+def test_a_value_model_gets_an_adapter_where_the_policy_has_one(make_model):
+    config = make_config("ppo", lora_rank=4)
+    policy, body = lora.attach(make_model(), config), make_model(seed=1).base_model
+    weights = sum(p.numel() for p in body.parameters())
+    ids = torch.tensor([[1, 3, 8, 9, 2]])
+    for given in (body, None):
+        model = new_value_model(policy, given, config)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert 0 < trained < 0.5 * weights
+        assert any("lora" in name for name, p in model.named_parameters() if p.requires_grad)
+        assert all(
+            "lora" in n or "head" in n for n, p in model.named_parameters() if p.requires_grad
+        )
+        hidden = (body if given is not None else policy.get_base_model().base_model)(ids)
+        torch.testing.assert_close(model.body(ids).last_hidden_state, hidden.last_hidden_state)
+        assert model(ids, torch.ones_like(ids)).abs().sum() == 0  # the head starts at 0
 
 
 @pytest.fixture

@@ -1,0 +1,65 @@
+"""Mixed precision: bfloat16 by autocast, at the speed of float32 where a processor lacks it.
+
+A product of two bfloat16 numbers is exact in float32, in which autocast's matrix products sum. On a
+processor without bfloat16 instructions those are emulated, five times slower than float32's own on
+AVX-512. There they are computed in float32 from the same rounded numbers and rounded once at the
+end: the same result up to the order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from prefeval.minitrainers.loop import TrainConfig
+
+aten = torch.ops.aten
+PRODUCTS = frozenset({aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default})
+
+
+@contextmanager
+def autocast(config: TrainConfig) -> Iterator[None]:
+    """Mixed precision as configured; nothing for float32.
+
+    With gradient checkpointing a layer's weights are cast again when it is, and not kept.
+    """
+    if config.dtype != "bfloat16":
+        yield
+        return
+    kind, keep = torch.device(config.device).type, not config.gradient_checkpointing
+    with torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=keep):
+        if kind == "cpu" and not has_bfloat16_instructions():
+            with Float32Products():  # type: ignore[no-untyped-call]
+                yield
+        else:
+            yield
+
+
+def has_bfloat16_instructions() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class Float32Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside the block, bfloat16 matrix products on a CPU are computed in float32."""
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Every tensor operation passes here, forward and backward."""
+        if func in PRODUCTS and args[0].dtype is torch.bfloat16 and args[0].device.type == "cpu":
+            args = [a.float() if isinstance(a, Tensor) else a for a in args]
+            return func(*args, **(kwargs or {})).bfloat16()
+        return func(*args, **(kwargs or {}))

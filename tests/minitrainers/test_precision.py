@@ -1,0 +1,78 @@
+"""bfloat16 on a processor without its instructions: autocast's own numbers, sooner."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from prefeval.minitrainers import lora, make_config, precision
+from prefeval.minitrainers.batches import Encoded, collate
+from prefeval.minitrainers.logps import completion_logps
+from prefeval.minitrainers.loop import prepare
+from prefeval.minitrainers.precision import PRODUCTS, autocast
+
+ROWS = [Encoded([1, 5, 9, 4], [7, 8, 6, 2]), Encoded([1, 4], [3, 9, 5, 6, 7, 2])]
+SETTINGS = [{}, {"gradient_checkpointing": True}, {"lora_rank": 4}]
+
+
+class Products(TorchDispatchMode):
+    """Notes the type that matrix products are computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.types: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        if func in PRODUCTS:
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+def logps_and_gradient(make_model, monkeypatch, *, native: bool, **settings) -> tuple[Tensor, ...]:
+    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: native)
+    config = make_config("dpo", **{"dtype": "bfloat16", **settings})
+    policy = prepare(lora.attach(make_model(attention_bias=True), config), config)
+    with autocast(config):
+        sums = completion_logps(policy, *collate(ROWS, "cpu")).sums
+        sums.sum().backward()
+    grads = [p.grad.flatten() for p in policy.parameters() if p.grad is not None]
+    return sums.detach(), torch.cat(grads)
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_products_in_float32_give_what_autocast_gives(settings, make_model, monkeypatch):
+    """Apart by the order of summation, which now and then rounds the other way; float32 is not."""
+    ours = logps_and_gradient(make_model, monkeypatch, native=False, **settings)
+    theirs = logps_and_gradient(make_model, monkeypatch, native=True, **settings)
+    exact = logps_and_gradient(make_model, monkeypatch, native=True, dtype="float32", **settings)
+    for mine, autocasts, float32 in zip(ours, theirs, exact, strict=True):
+        rounding = apart(autocasts, float32)
+        assert rounding > 1e-4
+        assert apart(mine, autocasts) < 0.2 * rounding
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_no_product_forward_backward_or_again_is_left_in_bfloat16(
+    settings, make_model, monkeypatch
+):
+    with Products() as seen:
+        logps_and_gradient(make_model, monkeypatch, native=False, **settings)
+    assert seen.types
+    assert set(seen.types) == {torch.float32}
+    with Products() as seen:
+        logps_and_gradient(make_model, monkeypatch, native=True, **settings)
+    assert torch.bfloat16 in seen.types
+
+
+def test_float32_is_left_alone(make_model, monkeypatch):
+    found = [
+        logps_and_gradient(make_model, monkeypatch, native=native, dtype="float32")
+        for native in (False, True)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
