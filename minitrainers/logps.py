@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache
 
@@ -107,13 +108,45 @@ def hidden_states(body: PreTrainedModel, input_ids: Tensor, attention_mask: Tens
     return hidden
 
 
+class _InPlaceLinear(torch.autograd.Function):
+    """``x W^T``, its weight's gradient added where the gradient is kept: a vocabulary's weight is
+    large, and autograd would make a second tensor of its size to add."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        """(N, in) to (N, out)."""
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The weight gets its gradient here, so autograd is given none."""
+        x, weight = ctx.saved_tensors
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        with torch.autocast(grad.device.type, enabled=False):
+            weight.grad.addmm_(grad.T.to(weight.dtype), x.to(weight.dtype))
+        return torch.mm(grad, weight.to(grad.dtype)).to(x.dtype), None
+
+
+def in_place_linear(hidden: Tensor, head: torch.nn.Linear) -> Tensor:
+    """``head(hidden)``; its weight is one that is trained."""
+    if not (torch.is_grad_enabled() and head.weight.requires_grad) or head.bias is not None:
+        found: Tensor = head(hidden)
+        return found
+    found = _InPlaceLinear.apply(hidden, head.weight)  # type: ignore[no-untyped-call]
+    return found
+
+
 def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """The head of a causal LM, with the scaling that some families apply after it.
 
     Returned in float32, or in the model's own type where that is wider.
     """
-    config = model.config
-    logits: Tensor = model.get_output_embeddings()(hidden)
+    config, head = model.config, model.get_output_embeddings()
+    in_place = getattr(model, LITTLE_MEMORY, False) and type(head) is torch.nn.Linear
+    logits: Tensor = in_place_linear(hidden, head) if in_place else head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if getattr(config, "logits_scaling", None):  # Granite
         logits = logits / config.logits_scaling

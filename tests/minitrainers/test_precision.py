@@ -70,6 +70,26 @@ def test_no_product_forward_backward_or_again_is_left_in_bfloat16(
     assert torch.bfloat16 in seen.types
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_that_adds_its_gradient_in_place_has_the_same_gradient(tied, dtype, make_model):
+    """Two backward passes, so that there is a gradient to add to."""
+
+    def gradients(**settings) -> dict[str, Tensor]:
+        config = make_config("dpo", dtype=dtype, **settings)
+        policy = prepare(make_model(tie_word_embeddings=tied), config)
+        for row in ROWS:
+            with autocast(config):
+                completion_logps(policy, *collate([row], "cpu")).sums.sum().backward()
+        return {name: p.grad for name, p in policy.named_parameters()}
+
+    whole, little = gradients(), gradients(gradient_checkpointing=True)
+    assert whole.keys() == little.keys()
+    for name, grad in whole.items():
+        assert not little[name].is_sparse
+        assert apart(little[name], grad) < (1e-6 if dtype == "float32" else 1e-2), name
+
+
 def test_float32_is_left_alone(make_model, monkeypatch):
     found = [
         logps_and_gradient(make_model, monkeypatch, native=native, dtype="float32")
