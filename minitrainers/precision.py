@@ -8,6 +8,7 @@ end: the same result up to the order of summation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from prefeval.minitrainers.loop import TrainConfig
 
+AT_ONCE = 1 << 23  # elements of a product's three matrices in float32: 32 MiB
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default})
 
@@ -43,6 +45,33 @@ def autocast(config: TrainConfig) -> Iterator[None]:
             yield
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """(m, k) times (k, n), both and the result in bfloat16, summed in float32.
+
+    A vocabulary's weight or logits are never whole in float32: the longest of the three sides is
+    taken in parts.
+    """
+    (m, k), n = a.shape, b.shape[1]
+    parts = math.ceil((a.numel() + b.numel() + m * n) / AT_ONCE)
+    if parts <= 1:
+        return (a.float() @ b.float()).bfloat16()
+    longest = max(m, k, n)
+    size = math.ceil(longest / parts)
+    slices = [slice(start, start + size) for start in range(0, longest, size)]
+    if longest == k:
+        total = a.new_zeros(m, n, dtype=torch.float32)
+        for s in slices:
+            total.addmm_(a[:, s].float(), b[s].float())
+        return total.bfloat16()
+    found = a.new_empty(m, n)
+    for s in slices:
+        if longest == m:
+            found[s] = a[s].float() @ b.float()
+        else:
+            found[:, s] = a.float() @ b[:, s].float()
+    return found
+
+
 def has_bfloat16_instructions() -> bool:
     """Whether this processor multiplies bfloat16 matrices itself."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -60,6 +89,8 @@ class Float32Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Every tensor operation passes here, forward and backward."""
         if func in PRODUCTS and args[0].dtype is torch.bfloat16 and args[0].device.type == "cpu":
+            if func is aten.mm.default:
+                return product(*args)
             args = [a.float() if isinstance(a, Tensor) else a for a in args]
             return func(*args, **(kwargs or {})).bfloat16()
         return func(*args, **(kwargs or {}))

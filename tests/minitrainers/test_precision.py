@@ -70,6 +70,21 @@ def test_no_product_forward_backward_or_again_is_left_in_bfloat16(
     assert torch.bfloat16 in seen.types
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 700), (700, 5, 3), (3, 700, 5), (20, 20, 20)])
+def test_a_large_product_in_parts_is_the_product(shape, monkeypatch):
+    """Apart at most where a sum lies on the edge of two bfloat16 numbers."""
+    m, k, n = shape
+    torch.manual_seed(0)
+    a, b = torch.randn(m, k).bfloat16(), torch.randn(n, k).bfloat16().T
+    whole = precision.product(a, b)
+    assert torch.equal(whole, (a.float() @ b.float()).bfloat16())
+    monkeypatch.setattr(precision, "AT_ONCE", 500)
+    parts = precision.product(a, b)
+    assert parts.dtype is torch.bfloat16
+    assert (parts != whole).float().mean() < 0.02
+    torch.testing.assert_close(parts, whole, rtol=1 / 128, atol=1e-6)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_head_that_adds_its_gradient_in_place_has_the_same_gradient(tied, dtype, make_model):
