@@ -293,6 +293,74 @@ def evaluate(
 
 
 @app.command()
+def judge(
+    model: Annotated[Path, typer.Argument(help="The model's answers: AlpacaEval's model_outputs.")],
+    baseline: Annotated[Path, typer.Argument(help="The baseline's answers to the same.")],
+    judge: Annotated[
+        str,
+        typer.Option(help="endpoint:model=..,url=.., chat:DIR, reward_model:DIR, person:FILE, ..."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="AlpacaEval's annotations; beside the answers if empty.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Where verdicts are kept; beside the annotations if empty.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Other annotations of these answers: how far they agree.")
+    ] = None,
+    prompts: Prompts = 0,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    json_output: Json = False,
+    config: Config = None,
+) -> None:
+    """Judge two files of answers, in both orders; goes on where it was stopped."""
+    from prefeval.harness import judge_files
+    from prefeval.harness.settings import resolve_device
+
+    options = dict(locals())
+    judge_files.command({**options, "device": resolve_device(device)})
+
+
+@app.command()
+def winrate(
+    file: Annotated[
+        Path, typer.Argument(help="AlpacaEval's annotations.json, or a table of preferences.")
+    ],
+    difficulty: Annotated[
+        Path | None, typer.Option(help="Table of difficulties: index, instruction_difficulty.")
+    ] = None,
+    gamed: Annotated[
+        Path | None, typer.Option(help="The baseline's judgments against its own variants.")
+    ] = None,
+    join: Annotated[
+        str, typer.Option(help="Rows meet difficulties by identity, or by row as published.")
+    ] = "identity",
+    bootstrap: Annotated[int, typer.Option(help="Refits behind the interval; 0: none.")] = 1000,
+    instructions: Annotated[
+        Path | None, typer.Option(help="Annotations: JSON list of the prompts in their order.")
+    ] = None,
+    tokenizer: Annotated[
+        str, typer.Option(help="Annotations: measure answers in its tokens, not in characters.")
+    ] = "",
+    save_difficulty: Annotated[
+        Path | None, typer.Option(help="Write the difficulties, to freeze them for later files.")
+    ] = None,
+    style: Annotated[
+        bool, typer.Option("--style", help="Annotations: a second view, Markdown controlled too.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Raw and length-controlled win rates of saved judgments, a line a model."""
+    from prefeval.harness import winrate as rates
+
+    options = dict(locals())
+    options.pop("rates")
+    rates.show(options)
+
+
+@app.command()
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders.")],
 ) -> None:

@@ -17,6 +17,7 @@ from prefeval import metrics, records
 from prefeval.harness import checkpoints, judges, measured, models, steps
 from prefeval.harness import data as preference_data
 from prefeval.harness.task import Task, read_prompts
+from prefeval.harness.verdict_cache import cached
 from prefeval.records import Completion, MetricResult, PreferencePair, Prompt
 from prefeval.suites import checks
 
@@ -72,7 +73,10 @@ class Evaluator:
         self.task = task
         self.suite = load_suite(task)
         self.reference = self.backend(task.reference)
-        self.judge = judges.open_judge(task.judge, device=task.device, dtype=task.dtype)
+        self.judge = cached(
+            judges.open_judge(task.judge, device=task.device, dtype=task.dtype),
+            Path(task.run) / "verdicts.sqlite",
+        )
         self.held_out = load_held_out(task)
         self.key = records.content_hash(
             [

@@ -54,6 +54,10 @@ def _check_judge(config: SweepConfig) -> None:
         if not config.is_lab:
             raise PrefevalError("the judge 'lab' knows the lab alone; name another --judge")
         judges.open_judge(config.judge)
+    if name in ("endpoint", "saved", "person"):
+        judges.open_judge(config.judge)
+    if name == "chat":
+        models.check_model_dir(argument.split(",")[0])
     if name == "reward_model" and argument:
         models.check_model_dir(argument)
     elif name == "reward_model":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from prefeval.metrics.stats import Array
 
-MAX_STEPS = 100
+MAX_STEPS = 1000  # a few do, but where features are collinear
 MAX_HALVINGS = 40
 MAX_SWEEPS = 200
 

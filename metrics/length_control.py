@@ -73,6 +73,8 @@ class LengthControlled:
     overlap: Overlap
     extreme: bool
     reason: str = ""
+    coef_style: tuple[float, ...] = ()
+    """of the style terms, where there are any"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +86,21 @@ class Problem:
     difficulty: Array
     clusters: NDArray[Any] | None = None
     gamed: GamedRows | None = None
+    style: Array | None = None
+    """(n, K) further terms that are read at zero, as length is; 0 in gamed rows"""
 
     def rows(self, keep: NDArray[np.bool_]) -> Problem:
         """Some of the rows; the gamed rows stay."""
         clusters = None if self.clusters is None else self.clusters[keep]
-        return Problem(
-            self.preference[keep], self.delta[keep], self.difficulty[keep], clusters, self.gamed
-        )
+        style = None if self.style is None else self.style[keep]
+        kept = self.preference[keep], self.delta[keep], self.difficulty[keep]
+        return Problem(*kept, clusters, self.gamed, style)
 
     def fit(
         self, weights: Array, C: float | Array, *, tolerance: float, start: Array | None = None
     ) -> Array:
-        """Coefficients (B, 3) of length, difficulty and model, rows weighted by (B, n)."""
+        """Coefficients (B, 3 + K) of length, difficulty, model and style, rows weighted by
+        (B, n)."""
         features = _features(self, weights)
         labels, full = _labels(self, weights)
         return l1_logistic.fit(features, labels, full, C, start=start, tolerance=tolerance)
@@ -107,17 +112,19 @@ class Problem:
 
 
 def _features(problem: Problem, weights: Array) -> Array:
-    """Features (B, 3, n + m): length, difficulty, model (0 in gamed rows)."""
+    """Features (B, 3 + K, n + m): length, difficulty, model and style (0 in gamed rows)."""
     n, gamed = len(problem.delta), problem.gamed
     m = 0 if gamed is None else len(gamed.preference)
-    features = np.empty((len(weights), 3, n + m))
+    extra = 0 if problem.style is None else problem.style.shape[1]
+    features = np.zeros((len(weights), 3 + extra, n + m))
     features[:, 0, :n] = length_term(problem.delta, weights)
     features[:, 1, :n] = problem.difficulty
     features[:, 2, :n] = 1
+    if problem.style is not None:
+        features[:, 3:, :n] = problem.style.T
     if gamed is not None:
         features[:, 0, n:] = gamed.length
         features[:, 1, n:] = gamed.difficulty
-        features[:, 2, n:] = 0
     return features
 
 
@@ -197,6 +204,7 @@ def length_controlled(
     rng: np.random.Generator | None = None,
     level: float = 0.95,
     min_near: float = MIN_NEAR_SHARE,
+    style: ArrayLike | None = None,
 ) -> LengthControlled:
     """Raw and length-controlled win rate of one model against a baseline.
 
@@ -204,13 +212,15 @@ def length_controlled(
     lengths (n,) in characters; difficulty (n,), larger where models win more, 0 if None.
     ``C`` None is chosen by cross-validation, once: the ``n_boot`` refits keep it. ``n_boot`` 0
     (or no ``rng``) gives no interval. ``min_near`` is the share of prompts of equal length under
-    which the rate is not identified; 0 always answers, as the leaderboard does.
+    which the rate is not identified; 0 always answers, as the leaderboard does. ``style`` (n, K)
+    are further terms that are read at zero (``style.style_terms``).
     """
     y = np.asarray(preference, dtype=np.float64)
     delta = np.asarray(len_baseline, dtype=np.float64) - np.asarray(len_output, dtype=np.float64)
     hard = np.zeros(len(y)) if difficulty is None else np.asarray(difficulty, dtype=np.float64)
+    terms = None if style is None else np.asarray(style, dtype=np.float64)
     groups = None if clusters is None else stats.cluster_codes(clusters, len(y))
-    problem = Problem(y, delta, hard, groups, gamed)
+    problem = Problem(y, delta, hard, groups, gamed, terms)
     raw = stats.clustered_mean(y[np.isfinite(y)], None).scaled(100)
     overlap = overlap_of(problem)
     reason = not_identified(overlap, min_near)
@@ -241,6 +251,7 @@ def length_controlled(
         C=C,
         overlap=overlap,
         extreme=is_extreme_change(raw.value, 100 * float(p.mean())),
+        coef_style=tuple(map(float, coefs[0, 3:])),
     )
 
 
@@ -268,7 +279,7 @@ def _interval(
 
 
 def bootstrap_rates(problem: Problem, coefs: Array, weights: Array, C: float) -> Array:
-    """The rate refitted under each row of ``weights`` (B, n), from ``coefs`` (1, 3): (B,)."""
+    """The rate refitted under each row of ``weights`` (B, n), from ``coefs`` (1, F): (B,)."""
     refits = problem.fit(weights, C, start=coefs[0], tolerance=REFIT_TOLERANCE)
     return problem.rates(refits, weights)
 

@@ -218,7 +218,7 @@ class PairScorer:
 
 @torch.no_grad()
 def sequence_logps(
-    model: PreTrainedModel, examples: Sequence[Encoded], *, batch_size: int = 64
+    model: PreTrainedModel, examples: Sequence[Encoded], *, batch_size: int = 16
 ) -> Logps:
     """(n,) log-probabilities of the completions in nats/sequence, in the order given."""
     sums = np.empty(len(examples))

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 AT_ONCE = 1 << 23  # elements of a product's three matrices in float32: 32 MiB
 aten = torch.ops.aten
 PRODUCTS = frozenset({aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default})
+COMPOSED = frozenset({aten.linear.default, aten.matmul.default})
 
 
 @contextmanager
@@ -37,12 +38,28 @@ def autocast(config: TrainConfig) -> Iterator[None]:
         yield
         return
     kind, keep = torch.device(config.device).type, not config.gradient_checkpointing
-    with torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=keep):
-        if kind == "cpu" and not has_bfloat16_instructions():
-            with Float32Products():  # type: ignore[no-untyped-call]
-                yield
-        else:
-            yield
+    with torch.autocast(kind, dtype=torch.bfloat16, cache_enabled=keep), products(config):
+        yield
+
+
+class Place(Protocol):
+    """Where and in what type something is computed."""
+
+    @property
+    def dtype(self) -> str:
+        """float32 or bfloat16."""
+
+    @property
+    def device(self) -> str:
+        """cpu, cuda, ..."""
+
+
+def products(place: Place) -> AbstractContextManager[Any]:
+    """Inside the block bfloat16 matrix products are computed as fast as the processor can."""
+    cpu = torch.device(place.device).type == "cpu"
+    if place.dtype == "bfloat16" and cpu and not has_bfloat16_instructions():
+        return Float32Products()  # type: ignore[no-untyped-call]
+    return nullcontext()
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -54,7 +71,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     (m, k), n = a.shape, b.shape[1]
     parts = math.ceil((a.numel() + b.numel() + m * n) / AT_ONCE)
     if parts <= 1:
-        return (a.float() @ b.float()).bfloat16()
+        return torch.mm(a.float(), b.float()).bfloat16()
     longest = max(m, k, n)
     size = math.ceil(longest / parts)
     slices = [slice(start, start + size) for start in range(0, longest, size)]
@@ -66,9 +83,9 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     found = a.new_empty(m, n)
     for s in slices:
         if longest == m:
-            found[s] = a[s].float() @ b.float()
+            found[s] = torch.mm(a[s].float(), b.float())
         else:
-            found[:, s] = a.float() @ b[:, s].float()
+            found[:, s] = torch.mm(a.float(), b[:, s].float())
     return found
 
 
@@ -88,6 +105,9 @@ class Float32Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Every tensor operation passes here, forward and backward."""
+        if func in COMPOSED:  # which inference mode does not take apart
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         if func in PRODUCTS and args[0].dtype is torch.bfloat16 and args[0].device.type == "cpu":
             if func is aten.mm.default:
                 return product(*args)

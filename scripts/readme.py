@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -95,19 +96,18 @@ def fill(name: str, content: str) -> None:
         path.write_text(pattern.sub(lambda m: f"{m[1]}{content}\n{m[2]}", text), encoding="utf-8")
 
 
-def study(name: str) -> str:
-    """What one study of the lab prints."""
-    command = [sys.executable, str(ROOT / "scripts" / "study.py"), name]
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+def printed(*command: str) -> str:
+    """What a script of this repository prints."""
+    script, *arguments = command
+    run = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(run, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 
 
 def beside_trl(trl_ppo: str) -> str:
     """The main columns of benchmarks/trainers.py; this environment has the other TRL."""
-    script = ROOT / "benchmarks" / "trainers.py"
-    command = [sys.executable, str(script), "--repeats", "2", "--trl-ppo", trl_ppo]
-    printed = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    table = printed("benchmarks/trainers.py", "--repeats", "2", "--trl-ppo", trl_ppo)
     lines = []
-    for line in printed.splitlines():
+    for line in table.splitlines():
         if line.startswith("| "):
             c = [cell.strip() for cell in line.strip("|").split("|")]
             lines.append([*c[:3], c[5], c[8], f"{c[3]} / {c[4]}", f"{c[6]} / {c[7]}"])
@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
     parser.add_argument("--trl-ppo", help="interpreter with TRL 1.12: also the trainers' table")
+    parser.add_argument("--alpaca-eval", help="interpreter with alpaca_eval: also docs/winrates.md")
+    parser.add_argument("--alpaca-data", type=Path, help="the leaderboard's judgments, for it")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -165,9 +167,14 @@ def main() -> None:
         real = options.out / f"smollm2-harmless-{options.steps}"
         blocks["real"] = lambda: terminal(real)
     if options.studies:
-        blocks["study-rounds"] = lambda: study("rounds")
-        blocks["study-controller"] = lambda: study("controller")
-        blocks["study-exploration"] = lambda: study("exploration")
+        for name in ("rounds", "controller", "exploration"):
+            blocks[f"study-{name}"] = partial(printed, "scripts/study.py", name)
+        blocks["study-length"] = partial(printed, "scripts/study_length.py")
+    if options.alpaca_eval:
+        blocks["winrate"] = partial(
+            printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data),
+            "--alpaca-eval", options.alpaca_eval,
+        )  # fmt: skip
     if options.trl_ppo:
         blocks["trainers"] = lambda: beside_trl(options.trl_ppo)
     for name, make in blocks.items():

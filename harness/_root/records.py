@@ -114,6 +114,8 @@ class Verdict:
     not be read (counted, never a silent tie)."""
 
     preference: float | None
+    note: str = ""
+    """why it could not be read, or what the judge said; for the audit, never for a number"""
 
 
 @dataclass(frozen=True)

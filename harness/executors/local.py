@@ -150,6 +150,13 @@ def _end_with_driver() -> None:
 
 def perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
     """Do one job in this process; the evaluator of a task is kept for the next."""
+    from prefeval.minitrainers import precision
+
+    with precision.products(job.task):
+        _perform(job, evaluators, on_row)
+
+
+def _perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
     from prefeval.harness import train
     from prefeval.harness.evaluate import Evaluator
 

@@ -3,6 +3,9 @@
 Adding a judge is a file here and a line in ``JUDGES``; packages add theirs through the entry point
 group ``prefeval.judges``. A judge is named on the command line as ``name`` or ``name:argument``,
 and its factory is called with the argument and with ``device`` and ``dtype``, where models run.
+
+A judge whose verdicts cost something says so by an attribute ``expensive``: they are then kept (see
+``verdict_cache``), one by one where it has ``stream(items)``, which yields places and verdicts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ ENTRY_POINTS = "prefeval.judges"
 JUDGES: dict[str, str] = {
     "lab": "prefeval.harness.judges.lab:from_text",
     "reward_model": "prefeval.harness.judges.reward_model:from_folder",
+    "chat": "prefeval.harness.judges.chat:from_folder",
+    "endpoint": "prefeval.harness.judges.endpoint:from_text",
+    "person": "prefeval.harness.judges.person:from_sheet",
+    "saved": "prefeval.harness.judges.saved:from_file",
 }
 COLUMNS = [
     *("prompt_id", "cluster", "behaviour", "preference", "preference_first", "preference_second"),

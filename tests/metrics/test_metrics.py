@@ -150,6 +150,43 @@ def test_diversity_by_hand():
     assert got["top_opener_share"].n == 2
 
 
+def test_a_judge_that_follows_length_is_seen_to():
+    """Five prompts: the longer answer wins three, loses one, and one is of equal lengths."""
+    frame = judged([1, 0, 1, 0, 1], [1, 0, 1, 0, 1])
+    frame["len_output"] = [9, 2, 9, 9, 5]
+    frame["len_baseline"] = [5, 5, 5, 5, 5]
+    got = measure("judge", Evidence(judgments=frame))["prefers_longer"]
+    assert (got.value, got.n) == (75, 4)
+    frame["len_output"] = 5
+    got = measure("judge", Evidence(judgments=frame))["prefers_longer"]
+    assert math.isnan(got.value)
+    assert "different lengths" in got.reason
+
+
+def test_unread_verdicts_are_a_rate_of_all_prompts():
+    got = measure("judge", Evidence(judgments=judged([1, math.nan, 0, 1], [1, 0, math.nan, 1])))
+    assert got["unread_rate"].value == 50
+    assert got["flip_rate"].n == 2
+    none = measure("judge", Evidence(judgments=judged([math.nan], [math.nan])))
+    assert none["unread_rate"].value == 100
+    assert math.isnan(none["flip_rate"].value)
+
+
+def test_the_difference_a_judge_can_show_is_shown_four_times_in_five():
+    """500 samples of 300 prompts at that true distance from 50; SE of the power 1.8 points."""
+    rng = np.random.default_rng(0)
+    pilot = rng.choice([0, 0.5, 1], 300, p=[0.35, 0.3, 0.35])
+    detectable = measure("judge", Evidence(judgments=judged(pilot, pilot)))["win_rate_detectable"]
+    shift = detectable.value / 100
+    shown = 0
+    for _ in range(500):
+        p = [0.35 - shift, 0.3, 0.35 + shift]
+        sample = rng.choice([0, 0.5, 1], 300, p=p)
+        rate = measure("win_rate", Evidence(judgments=judged(sample, sample)))["win_rate"]
+        shown += rate.ci_low > 50
+    assert shown / 500 == pytest.approx(0.8, abs=0.06)
+
+
 def test_distinct_needs_repeated_samples():
     row = pd.DataFrame({"prompt_id": ["a"], "index": 0, "text": "t", "ref_text": "r"})
     got = measure("diversity", Evidence(diverse=row))["distinct"]

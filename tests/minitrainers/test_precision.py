@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prefeval.harness.task import Task
 from prefeval.minitrainers import lora, make_config, precision
 from prefeval.minitrainers.batches import Encoded, collate
 from prefeval.minitrainers.logps import completion_logps
 from prefeval.minitrainers.loop import prepare
-from prefeval.minitrainers.precision import PRODUCTS, autocast
+from prefeval.minitrainers.precision import COMPOSED, PRODUCTS, autocast
 
 ROWS = [Encoded([1, 5, 9, 4], [7, 8, 6, 2]), Encoded([1, 4], [3, 9, 5, 6, 7, 2])]
 SETTINGS = [{}, {"gradient_checkpointing": True}, {"lora_rank": 4}]
@@ -25,7 +26,7 @@ class Products(TorchDispatchMode):
         self.types: list[torch.dtype] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
-        if func in PRODUCTS:
+        if func in PRODUCTS or func in COMPOSED:
             self.types.append(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
@@ -103,6 +104,23 @@ def test_a_head_that_adds_its_gradient_in_place_has_the_same_gradient(tied, dtyp
     for name, grad in whole.items():
         assert not little[name].is_sparse
         assert apart(little[name], grad) < (1e-6 if dtype == "float32" else 1e-2), name
+
+
+@pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
+def test_models_held_in_bfloat16_are_quick_too_and_others_are_left_alone(
+    quiet, make_model, monkeypatch
+):
+    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: False)
+    model = make_model().bfloat16()
+    batch = collate(ROWS, "cpu")
+    plain = completion_logps(model, *batch).sums
+    for place in (Task("", "", "", dtype="bfloat16"), Task("", "", "", dtype="float32")):
+        with Products() as seen, quiet(), precision.products(place):
+            got = completion_logps(model, *batch).sums
+        assert set(seen.types) == {
+            getattr(torch, "float32" if place.dtype == "bfloat16" else "bfloat16")
+        }
+        torch.testing.assert_close(got, plain, rtol=2e-2, atol=0.1)
 
 
 def test_float32_is_left_alone(make_model, monkeypatch):

@@ -1,0 +1,184 @@
+"""``prefeval judge``: two files of answers, any judge, every pair in both orders.
+
+Answers are read as AlpacaEval's ``model_outputs.json`` (``instruction``, ``output``,
+``generator``), and verdicts written as its ``annotations.json``, so either tool can take over from
+the other. Verdicts are kept as they come: the command that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefeval import records
+from prefeval.harness import judges, judgments
+from prefeval.harness.verdict_cache import CachedJudge
+from prefeval.metrics import agreement
+from prefeval.metrics import judge as judge_metrics
+from prefeval.metrics.calibration import Calibration
+from prefeval.records import MetricResult, PrefevalError, Prompt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Answers = Mapping[tuple[str, int], str]
+"""by instruction, and which occurrence of it"""
+
+
+def read_outputs(path: Path) -> tuple[str, Answers]:
+    """The model's name and its answers.
+
+    Raises ``PrefevalError`` for a file that is no JSON list of objects with texts.
+    """
+    if not path.is_file():
+        raise PrefevalError(f"no such file: {path}")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PrefevalError(f"{path} is not valid JSON ({error}); write it again") from error
+    if not isinstance(rows, list) or not rows:
+        raise PrefevalError(f"{path} must be a list of answers, each with instruction and output")
+    found: dict[tuple[str, int], str] = {}
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        asked, said = (
+            (row.get("instruction"), row.get("output")) if isinstance(row, dict) else (None, None)
+        )
+        if not (isinstance(asked, str) and isinstance(said, str)):
+            raise PrefevalError(f"{path}: answer {number} has no text as instruction and output")
+        found[asked, seen.setdefault(asked, 0)] = said
+        seen[asked] += 1
+    names = {str(row.get("generator") or path.parent.name or path.stem) for row in rows}
+    if len(names) > 1:
+        raise PrefevalError(f"{path} has answers of {', '.join(sorted(names))}; give one model's")
+    return names.pop(), found
+
+
+def write_outputs(path: Path, generator: str, answers: Sequence[tuple[str, str]]) -> None:
+    """Instructions with their outputs as ``model_outputs.json``."""
+    rows = [{"instruction": i, "output": o, "generator": generator} for i, o in answers]
+    records.write_json(path, rows)
+
+
+def judge_files(
+    model: Path,
+    baseline: Path,
+    spec: str,
+    *,
+    out: Path,
+    cache: Path,
+    prompts: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> tuple[list[MetricResult], CachedJudge]:
+    """Judge the model's answers against the baseline's and write ``out``; the judge's audit."""
+    name, answers = read_outputs(model)
+    against, others = read_outputs(baseline)
+    if lost := [key for key in answers if key not in others]:
+        raise PrefevalError(
+            f"{baseline} has no answer to {len(lost)} instructions of {model}, first "
+            f"{lost[0][0][:60]!r}; answer the same instructions"
+        )
+    keys = list(answers)[: prompts or None]
+    asked = [
+        Prompt(f"{i:06d}", ({"role": "user", "content": text},), "", "win_rate", f"{i:06d}")
+        for i, (text, _) in enumerate(keys)
+    ]
+    judge = CachedJudge(judges.open_judge(spec, device=device, dtype=dtype), cache)
+    frame = judges.judge_both_orders(
+        judge,
+        asked,
+        {p.id: answers[key] for p, key in zip(asked, keys, strict=True)},
+        {p.id: others[key] for p, key in zip(asked, keys, strict=True)},
+    )
+    records.write_json(out, annotation_rows(frame, keys, answers, others, name, against, spec))
+    from prefeval.metrics.evidence import Evidence
+
+    evidence = Evidence(judgments=frame, calibration=Calibration())
+    return judge_metrics.judge(evidence, rng=np.random.default_rng(0)), judge
+
+
+def annotation_rows(
+    frame: pd.DataFrame,
+    keys: Sequence[tuple[str, int]],
+    answers: Answers,
+    others: Answers,
+    name: str,
+    against: str,
+    spec: str,
+) -> list[dict[str, Any]]:
+    """Rows of AlpacaEval's form, both orders averaged; the single ones beside them."""
+    rows = []
+    for key, row in zip(keys, frame.itertuples(), strict=True):
+        preference = float(row.preference)  # type: ignore[arg-type]
+        rows.append(
+            {
+                "instruction": key[0],
+                "output_1": others[key],
+                "generator_1": against,
+                "output_2": answers[key],
+                "generator_2": name,
+                "annotator": f"prefeval/{spec.partition(':')[0]}",
+                "preference": None if preference != preference else 1 + preference,
+                "preference_first": row.preference_first,
+                "preference_second": row.preference_second,
+            }
+        )
+    return rows
+
+
+def compared(ours: Path, theirs: Path) -> list[MetricResult]:
+    """How far two files of annotations agree, over the comparisons that both have."""
+    a, b = (judgments.read(path) for path in (ours, theirs))
+    if not (a.has_texts and b.has_texts):
+        raise PrefevalError(f"{theirs} must be annotations, which have their prompts' texts")
+    key = ["model", "prompt"]
+    both = a.rows.merge(b.rows, on=key, suffixes=("", "_other"))
+    if both.empty:
+        raise PrefevalError(
+            f"{theirs} has no comparison of these; it must be of {', '.join(a.models)}"
+        )
+    rng = np.random.default_rng(0)
+    return agreement.agreement(both["preference"], both["preference_other"], rng=rng)
+
+
+def command(options: Mapping[str, Any]) -> None:
+    """``prefeval judge``: judge, write, and say what the judge is worth."""
+    out = options["out"] or options["model"].with_name("annotations.json")
+    cache = options["cache"] or out.with_name("verdicts.sqlite")
+    audit, judge = judge_files(
+        options["model"],
+        options["baseline"],
+        options["judge"],
+        out=out,
+        cache=cache,
+        prompts=options["prompts"],
+        device=options["device"],
+        dtype=options["dtype"],
+    )
+    if options["against"] is not None:
+        audit += compared(out, options["against"])
+    calls = {
+        "asked": judge.asked,
+        "from_cache": judge.hits,
+        **{k: getattr(judge.judge, k) for k in ("calls", "tokens") if hasattr(judge.judge, k)},
+    }
+    if options["json_output"]:
+        found = {"annotations": str(out), "audit": audit, **calls}
+        print(json.dumps(records.to_jsonable(found), ensure_ascii=False))
+        return
+    counts = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in calls.items())
+    print(f"verdicts: {counts}")
+    for metric in audit:
+        if metric.reason and metric.value != metric.value:
+            print(f"{metric.name}: - ({metric.reason})")
+        else:
+            print(
+                f"{metric.name}: {metric.value:.1f} [{metric.ci_low:.1f}, {metric.ci_high:.1f}] "
+                f"{metric.unit}, n {metric.n}" + (f"; {metric.reason}" if metric.reason else "")
+            )
+    print(f"written: {out}\nnext: prefeval winrate {out}")

@@ -1,0 +1,51 @@
+"""How an answer looks: headings, list items, bold words, for style control.
+
+Li, Angelopoulos and Chiang 2024 ("Does style matter?", LMSYS) control Arena's ratings for length
+and these three; here they join ``length_control``'s model as further terms that are read at zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from prefeval.metrics.stats import Array
+
+CODE = re.compile(r"^(```|~~~).*?^\1", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^ {0,3}#{1,6}\s+\S", re.MULTILINE)
+ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+\S", re.MULTILINE)
+BOLD = re.compile(r"\*\*(?=\S)[^*\n]+?(?<=\S)\*\*|__(?=\S)[^_\n]+?(?<=\S)__")
+
+
+class Style(NamedTuple):
+    """Counts in one answer, code blocks left out."""
+
+    headings: int
+    items: int
+    bold: int
+
+
+def style_of(text: str) -> Style:
+    """Count what Markdown marks.
+
+    >>> style_of("# Title\\n- **one**\\n- two\\n```\\n# no heading\\n```")
+    Style(headings=1, items=2, bold=1)
+    """
+    prose = CODE.sub("", text)
+    return Style(*(len(pattern.findall(prose)) for pattern in (HEADING, ITEM, BOLD)))
+
+
+def style_terms(output: Sequence[Style], baseline: Sequence[Style]) -> Array:
+    """(n, 3) terms of n prompts: (baseline - output)/(baseline + output), over its sd.
+
+    The sign is that of the length term: below 0 where the model has more. 0 where neither has any,
+    or where the difference never varies.
+    """
+    a = np.asarray(output, dtype=np.float64).reshape(-1, 3)
+    b = np.asarray(baseline, dtype=np.float64).reshape(-1, 3)
+    share = (b - a) / np.maximum(a + b, 1)
+    sd = share.std(axis=0, ddof=1) if len(share) > 1 else np.zeros(3)
+    return np.asarray(share / np.where(sd > 0, sd, 1) * (sd > 0))
