@@ -2,7 +2,8 @@
 
     python benchmarks/winrate.py --data DIR --alpaca-eval PYTHON
 
-DIR holds ``alpaca_lc.parquet`` and ``df_gamed_reconstructed.csv`` (38 models' judgments);
+DIR holds ``alpaca_lc.parquet``, ``df_gamed_reconstructed.csv`` (38 models' judgments) and
+``published.csv``;
 PYTHON is the interpreter of an environment that has alpaca_eval (benchmarks/README.md). Both sides
 fit the same rows on one thread, C chosen by 5-fold cross-validation on each, and are timed without
 reading files. Then a thousand bootstrap refits of one model. Nothing here is a test.
@@ -96,6 +97,12 @@ def main() -> None:
             f"| alpaca_eval | {slow:.4f} | {slow / seconds:.1f} times as long; rates apart by "
             f"{statistics.median(gaps):.4f} points (median), {max(gaps):.3f} at most |"
         )
+    board = pd.read_csv(options.data / "published.csv").set_index("model")
+    apart = [abs(mine[m][0] - board.loc[m, "length_controlled_winrate"]) for m in mine]
+    print(
+        f"| beside the leaderboard | | {len(apart)} models apart by {statistics.median(apart):.4f} "
+        f"points (median), {max(apart):.3f} at most |"
+    )
     one = rows[rows["model"] == "NullModel"]
     ((_, whole),) = ours(one, difficulty, gamed, n_boot=REFITS).values()
     print(f"| {REFITS} bootstrap refits | {whole:.2f} | one model, n = {len(one)} |")

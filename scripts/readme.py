@@ -111,7 +111,7 @@ def beside_trl(trl_ppo: str) -> str:
         if line.startswith("| "):
             c = [cell.strip() for cell in line.strip("|").split("|")]
             lines.append([*c[:3], c[5], c[8], f"{c[3]} / {c[4]}", f"{c[6]} / {c[7]}"])
-    lines[0][5:] = ["s/step, prefeval / TRL", "MB, prefeval / TRL"]
+    lines[0][5:] = ["s/step, prefeval / TRL", "MB (before the first step), prefeval / TRL"]
     rule = ["---"] * 3 + ["---:"] * 4
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (lines[0], rule, *lines[1:]))
 
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="harmless-base pairs: also do the real run")
     parser.add_argument("--trl-ppo", help="interpreter with TRL 1.12: also the trainers' table")
     parser.add_argument("--alpaca-eval", help="interpreter with alpaca_eval: also docs/winrates.md")
-    parser.add_argument("--alpaca-data", type=Path, help="the leaderboard's judgments, for it")
+    parser.add_argument("--alpaca-data", type=Path, help="folder of AlpacaEval's data, for it")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -167,14 +167,18 @@ def main() -> None:
         real = options.out / f"smollm2-harmless-{options.steps}"
         blocks["real"] = lambda: terminal(real)
     if options.studies:
-        for name in ("rounds", "controller", "exploration"):
-            blocks[f"study-{name}"] = partial(printed, "scripts/study.py", name)
+        blocks["study-rounds"] = partial(printed, "scripts/study.py", "rounds")
+        blocks["study-controller"] = partial(printed, "scripts/study.py", "controller")
+        blocks["study-exploration"] = partial(printed, "scripts/study.py", "exploration")
         blocks["study-length"] = partial(printed, "scripts/study_length.py")
     if options.alpaca_eval:
         blocks["winrate"] = partial(
-            printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data),
+            printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data / "alpaca_lc"),
             "--alpaca-eval", options.alpaca_eval,
         )  # fmt: skip
+        blocks["tuned-pairs"] = partial(
+            printed, "scripts/tuned_pairs.py", "--data", str(options.alpaca_data)
+        )
     if options.trl_ppo:
         blocks["trainers"] = lambda: beside_trl(options.trl_ppo)
     for name, make in blocks.items():
