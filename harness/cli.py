@@ -293,6 +293,17 @@ def evaluate(
 
 
 @app.command()
+def outputs(
+    folder: Annotated[Path, typer.Argument(help="A run's reference or checkpoint folder.")],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("model_outputs.json"),
+) -> None:
+    """Write the answers that a run judged as AlpacaEval's model_outputs."""
+    from prefeval.harness import judge_files
+
+    typer.echo(f"{judge_files.export(folder, out)} answers: {out}")
+
+
+@app.command()
 def judge(
     model: Annotated[Path, typer.Argument(help="The model's answers: AlpacaEval's model_outputs.")],
     baseline: Annotated[Path, typer.Argument(help="The baseline's answers to the same.")],

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefeval import records
-from prefeval.harness import judges, judgments
+from prefeval.harness import judges, judgments, measured
+from prefeval.harness.task import read_prompts
 from prefeval.harness.verdict_cache import CachedJudge
 from prefeval.metrics import agreement
 from prefeval.metrics import judge as judge_metrics
@@ -62,6 +63,37 @@ def write_outputs(path: Path, generator: str, answers: Sequence[tuple[str, str]]
     """Instructions with their outputs as ``model_outputs.json``."""
     rows = [{"instruction": i, "output": o, "generator": generator} for i, o in answers]
     records.write_json(path, rows)
+
+
+def export(folder: Path, out: Path) -> int:
+    """The answers that a run judged, of one checkpoint or of ``reference``, as a file; how many.
+
+    ``folder`` is one of a run's with ``completions.jsonl``. The sample at temperature 1 is taken,
+    which the win rate is about; a conversation of several turns is written as one text.
+    """
+    if not (folder / "completions.jsonl").is_file():
+        raise PrefevalError(
+            f"{folder} has no completions.jsonl; give a run's reference or checkpoint folder"
+        )
+    run = next((p for p in folder.absolute().parents if (p / "data/prompts.jsonl").is_file()), None)
+    if run is None:
+        raise PrefevalError(f"{folder} lies in no run: no folder above has data/prompts.jsonl")
+    texts = measured.first_samples(measured.read_completions(folder))
+    prompts = [p for p in read_prompts(run / "data/prompts.jsonl") if p.use == "win_rate"]
+    answers = [(instruction(p), texts[p.id].text) for p in prompts if p.id in texts]
+    if not answers:
+        raise PrefevalError(f"{folder} has no answers to the run's win-rate prompts")
+    name = folder.name if folder.parent == run else f"{folder.parent.name}/{folder.name}"
+    write_outputs(out, name, answers)
+    return len(answers)
+
+
+def instruction(prompt: Prompt) -> str:
+    """A conversation as AlpacaEval's one text: the request itself where there is only one."""
+    turns = prompt.messages
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in turns)
 
 
 def judge_files(

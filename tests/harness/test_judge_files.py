@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from prefeval import records
 from prefeval.harness import cli, judge_files, judges, judgments, models
 from prefeval.harness.judges import chat_prompt
 from prefeval.harness.judges.chat import ChatJudge
 from prefeval.harness.verdict_cache import CachedJudge, cached
-from prefeval.records import Comparison, PrefevalError, Prompt, Verdict
+from prefeval.records import Comparison, Completion, PrefevalError, Prompt, Verdict
 
 
 class Counting:
@@ -321,6 +322,38 @@ def test_answers_at_fault_are_named(content, says, answers, tmp_path, capsys):
     assert code == 2
     assert says in error
     assert error.count("\n") == 1
+
+
+def test_answers_of_a_run_go_out_and_come_back(tmp_path, capsys):
+    """The judge of the run gives the exported answers the win rate that the run has."""
+    prompts = [
+        Prompt("a", ({"role": "user", "content": "One?"},), "", "win_rate", "a"),
+        Prompt("b", ({"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2"},
+                     {"role": "user", "content": "Three?"}), "", "win_rate", "b"),
+        Prompt("c", ({"role": "user", "content": "JSON"},), "json", "retention", "c"),
+    ]  # fmt: skip
+    run_folder, checkpoint = tmp_path / "run", tmp_path / "run/trials/dpo-b0.1/checkpoint-000002"
+    for folder in (run_folder / "data", run_folder / "reference", checkpoint):
+        folder.mkdir(parents=True)
+    records.write_jsonl(run_folder / "data/prompts.jsonl", prompts)
+    for folder, text in ((run_folder / "reference", "short"), (checkpoint, "much longer")):
+        rows = [Completion(i, m, k, f"{text} {i}", (1,), True)
+                for i in "abc" for m, k in (("sample", 0), ("greedy", 0))]  # fmt: skip
+        records.write_jsonl(folder / "completions.jsonl", rows)
+    files = []
+    for folder in (checkpoint, run_folder / "reference"):
+        files.append(tmp_path / f"{folder.name}.json")
+        code, printed, _ = run(capsys, "outputs", folder, "--out", files[-1])
+        assert (code, printed) == (0, f"2 answers: {files[-1]}\n")
+    name, found = judge_files.read_outputs(files[0])
+    assert name == "dpo-b0.1/checkpoint-000002"
+    assert found == {
+        ("One?", 0): "much longer a",
+        ("user: Two?\n\nassistant: 2\n\nuser: Three?", 0): "much longer b",
+    }
+    code, _, error = run(capsys, "outputs", tmp_path)
+    assert code == 2
+    assert "has no completions.jsonl" in error
 
 
 # -- a local chat model ------------------------------------------------------------------------
