@@ -13,7 +13,7 @@ import pandas as pd
 
 from prefeval.harness import judgments as files
 from prefeval.harness.judgments import Judgments, Source
-from prefeval.metrics import joint_difficulty, length_control
+from prefeval.metrics import joint_difficulty, length_control, stats
 from prefeval.metrics.calibration import GamedRows, length_term
 from prefeval.metrics.length_control import LengthControlled
 from prefeval.metrics.stats import Array
@@ -183,6 +183,7 @@ def _of_model(judgments: Judgments, model: str, how: Estimator, n_boot: int, sty
         notes.insert(0, "the baseline against itself: 50 by construction")
         fit = replace(fit, lc_win_rate=50.0, lc_ci_low=50.0, lc_ci_high=50.0, lc_se=0.0)
         fit = replace(fit, lc_se_published=0.0, reason="", extreme=False)
+    notes += _too_few(fit)
     if fit.extreme:
         notes.append("extreme change: control moved the rate by over a quarter of its room and 10")
     return Rates(
@@ -194,6 +195,18 @@ def _of_model(judgments: Judgments, model: str, how: Estimator, n_boot: int, sty
         tuple(notes),
         second,
     )
+
+
+def _too_few(fit: LengthControlled) -> list[str]:
+    """How many prompts would show a difference that these do not."""
+    gap = abs(fit.lc_win_rate - 50)
+    if not (fit.lc_ci_low < 50 < fit.lc_ci_high) or gap < 0.05 or fit.lc_se <= 0:
+        return []
+    n = stats.required_n(fit.lc_se * math.sqrt(fit.n), gap)
+    return [
+        f"the interval holds 50: to show {gap:.1f} points with a power of 80% takes about {n} "
+        f"prompts of this kind, not {fit.n}"
+    ]
 
 
 def _notes(rows: pd.DataFrame, unit: str) -> list[str]:

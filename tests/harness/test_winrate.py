@@ -1,6 +1,8 @@
 """`prefeval winrate`: the leaderboard from its own data, other forms of it, and bad files."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +278,23 @@ def test_the_baseline_against_itself_is_fifty_by_construction(tmp_path, capsys):
     assert found["lc_win_rate"] == 50
     assert found["win_rate"] != 50  # the judge's noise and its liking for length
     assert "against itself" in found["notes"][0]
+
+
+def test_too_few_prompts_are_told_how_many_it_takes():
+    """At the number told, the standard error that follows from it shows the gap 4 times in 5."""
+    y, a, b = table()[["preference_01", "len_output", "len_baseline"]].T.to_numpy()
+    fit = replace(
+        length_control.length_controlled(y, a, b),
+        n=400, lc_win_rate=53.0, lc_se=2.5, lc_ci_low=48.1, lc_ci_high=57.9,
+    )  # fmt: skip
+    (note,) = winrate._too_few(fit)
+    n = int(note.partition("about ")[2].split()[0])
+    stderr = 2.5 * (400 / n) ** 0.5
+    draws = np.random.default_rng(0).normal(53, stderr, 20_000)
+    assert (draws - 1.96 * stderr > 50).mean() == pytest.approx(0.8, abs=0.01)
+    assert "not 400" in note
+    assert winrate._too_few(replace(fit, lc_ci_low=50.2)) == []
+    assert winrate._too_few(replace(fit, lc_win_rate=math.nan)) == []
 
 
 # -- bad input ---------------------------------------------------------------------------------
