@@ -200,7 +200,7 @@ def _of_model(judgments: Judgments, model: str, how: Estimator, n_boot: int, sty
 def _too_few(fit: LengthControlled) -> list[str]:
     """How many prompts would show a difference that these do not."""
     gap = abs(fit.lc_win_rate - 50)
-    if not (fit.lc_ci_low < 50 < fit.lc_ci_high) or gap < 0.05 or fit.lc_se <= 0:
+    if not (fit.lc_ci_low < 50 < fit.lc_ci_high and gap >= 0.05 and fit.lc_se > 0):
         return []
     n = stats.required_n(fit.lc_se * math.sqrt(fit.n), gap)
     return [
