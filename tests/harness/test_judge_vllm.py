@@ -120,5 +120,5 @@ def test_a_judge_that_is_killed_goes_on_without_asking_again(mode, server, share
     unread = next(m["value"] for m in found["audit"] if m["name"] == "unread_rate")
     assert unread == pytest.approx(100 * (PROMPTS - len(read)) / PROMPTS)
     assert all(1 <= p <= 2 for p in read)
-    if mode == "logprobs":  # a reply's first token is a letter where the model understood
-        assert read
+    if mode == "json":  # which the server enforces; the others are up to this small model
+        assert len(read) == PROMPTS
