@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 1  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 2  # of measuring: raise it when a change to it, a check or a metric changes a number
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -113,7 +113,12 @@ class Evaluator:
         self._completions(out, self.reference, self.key, reference=True)
         self._pair_logps(out, self.reference, self.key)
         self._checks(out, self.key, reference=True)
-        steps.rows_step(out / "self_play.jsonl", self.key, self._self_play)
+        rows = steps.rows_step(out / "self_play.jsonl", self.key, self._self_play)
+        frozen = out / measured.CALIBRATION
+        if not steps.is_done(frozen, self.key):
+            with steps.disk_errors(frozen):
+                records.write_json(frozen, measured.calibrate(rows))
+                steps.mark_done(frozen, self.key)
 
     def _self_play(self) -> list[dict[str, Any]]:
         """Fresh samples of the reference judged against its own first one (an A/A comparison)."""

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from prefeval import records
 from prefeval.harness.task import Task
 from prefeval.metrics import length_control
+from prefeval.metrics.calibration import DEFAULT_C
 from prefeval.metrics.evidence import Evidence
-from prefeval.records import Completion, MetricResult
+from prefeval.records import Completion, MetricResult, PrefevalError
 
 FRAMES = ("judgments", "samples", "pairs", "checks")
+CALIBRATION, CALIBRATION_VERSION = "calibration.json", 1
+ESTIMATOR = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
 _FLOATS = ("value", "stderr", "ci_low", "ci_high")
 
 
@@ -27,13 +31,12 @@ def read_metrics(path: Path) -> list[MetricResult]:
     return [MetricResult(**row) for row in rows]
 
 
-def read_calibration(
-    task: Task,
-) -> tuple[length_control.Calibration, Mapping[str, float]]:
-    """What length control freezes before a run: the A/A rows, and each prompt's difficulty."""
-    rows = records.read_jsonl(task.reference_dir / "self_play.jsonl")
+def calibrate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What length control freezes before a run, for ``calibration.json``: C, each prompt's
+    difficulty, and the reference's judgments against itself as gamed rows."""
+    found: dict[str, Any] = {"version": CALIBRATION_VERSION, "unit": "characters", "C": DEFAULT_C}
     if not rows:
-        return length_control.Calibration(), {}
+        return {**found, "estimator": length_control.Calibration().name, "difficulty": {}}
     frame = pd.DataFrame(rows)
     preference = frame["preference"].astype(float).to_numpy()
     difficulty = length_control.difficulty_from_self_play(frame["prompt_id"].tolist(), preference)
@@ -43,9 +46,43 @@ def read_calibration(
         frame["len_baseline"],
         difficulty.loc[frame["prompt_id"]].to_numpy(),
     )
-    name = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
-    by_prompt = {str(k): float(v) for k, v in difficulty.items()}
-    return length_control.Calibration(gamed=gamed, name=name), by_prompt
+    return {
+        **found,
+        "estimator": ESTIMATOR,
+        "difficulty": {str(k): float(v) for k, v in difficulty.items()},
+        "gamed": {
+            "preference": gamed.preference.tolist(),
+            "length": gamed.length.tolist(),
+            "difficulty": gamed.difficulty.tolist(),
+            "weight": gamed.weight,
+        },
+    }
+
+
+def read_calibration(
+    task: Task,
+) -> tuple[length_control.Calibration, Mapping[str, float]]:
+    """The run's ``calibration.json``, and each prompt's difficulty.
+
+    Raises ``PrefevalError`` for one of another version: rates of two do not compare.
+    """
+    path = task.reference_dir / CALIBRATION
+    saved = records.read_json(path)
+    if saved.get("version") != CALIBRATION_VERSION:
+        raise PrefevalError(
+            f"{path} is a calibration of version {saved.get('version')} and this prefeval makes "
+            f"{CALIBRATION_VERSION}, whose win rates do not compare; give the run a new --name"
+        )
+    gamed = None
+    if rows := saved.get("gamed"):
+        gamed = length_control.GamedRows(
+            np.array(rows["preference"]),
+            np.array(rows["length"]),
+            np.array(rows["difficulty"]),
+            rows["weight"],
+        )
+    frozen = length_control.Calibration(saved["C"], gamed, saved["estimator"])
+    return frozen, saved["difficulty"]
 
 
 def read_evidence(

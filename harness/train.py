@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from prefeval.minitrainers.batches import Encoded
 
-VERSION = 2  # of training: raise it when a change to a trainer changes its checkpoints
+VERSION = 3  # of training: raise it when a change to a trainer changes its checkpoints
 
 OnRow = Callable[[Mapping[str, Any]], None]
 Rows = list[dict[str, Any]]

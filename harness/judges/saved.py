@@ -56,6 +56,10 @@ def from_file(argument: str, *, device: str = "cpu", dtype: str = "float32") -> 
     if not argument:
         raise PrefevalError("the judge 'saved' needs a file: saved:annotations.json")
     read = judgments.read(argument)  # which checks it
+    if not read.has_texts:
+        raise PrefevalError(
+            f"{argument} has no texts; the judge 'saved' needs AlpacaEval's annotations"
+        )
     rows = json.loads(Path(argument).expanduser().read_text(encoding="utf-8"))
     verdicts = {
         (r["instruction"], r["output_1"], r["output_2"]): None if p != p else 1 - p
