@@ -54,7 +54,11 @@ def _check_judge(config: SweepConfig) -> None:
         if not config.is_lab:
             raise PrefevalError("the judge 'lab' knows the lab alone; name another --judge")
         judges.open_judge(config.judge)
-    if name in ("endpoint", "saved", "person"):
+    if name == "person":
+        raise PrefevalError(
+            "a person judges files of answers, not runs: prefeval outputs, then prefeval judge"
+        )
+    if name in ("endpoint", "saved"):
         judges.open_judge(config.judge)
     if name == "chat":
         models.check_model_dir(argument.split(",")[0])

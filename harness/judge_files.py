@@ -8,6 +8,7 @@ the other. Verdicts are kept as they come: the command that was stopped goes on 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ import numpy as np
 
 from prefeval import records
 from prefeval.harness import judges, judgments, measured
+from prefeval.harness.judges.chat_prompt import request_of
+from prefeval.harness.judgments import Judgments
 from prefeval.harness.task import read_prompts
 from prefeval.harness.verdict_cache import CachedJudge
 from prefeval.metrics import agreement
@@ -53,7 +56,7 @@ def read_outputs(path: Path) -> tuple[str, Answers]:
             raise PrefevalError(f"{path}: answer {number} has no text as instruction and output")
         found[asked, seen.setdefault(asked, 0)] = said
         seen[asked] += 1
-    names = {str(row.get("generator") or path.parent.name or path.stem) for row in rows}
+    names = {str(row.get("generator") or path.stem) for row in rows}
     if len(names) > 1:
         raise PrefevalError(f"{path} has answers of {', '.join(sorted(names))}; give one model's")
     return names.pop(), found
@@ -75,25 +78,18 @@ def export(folder: Path, out: Path) -> int:
         raise PrefevalError(
             f"{folder} has no completions.jsonl; give a run's reference or checkpoint folder"
         )
-    run = next((p for p in folder.absolute().parents if (p / "data/prompts.jsonl").is_file()), None)
+    folder = folder.absolute()
+    run = next((p for p in folder.parents if (p / "data/prompts.jsonl").is_file()), None)
     if run is None:
         raise PrefevalError(f"{folder} lies in no run: no folder above has data/prompts.jsonl")
     texts = measured.first_samples(measured.read_completions(folder))
     prompts = [p for p in read_prompts(run / "data/prompts.jsonl") if p.use == "win_rate"]
-    answers = [(instruction(p), texts[p.id].text) for p in prompts if p.id in texts]
+    answers = [(request_of(p), texts[p.id].text) for p in prompts if p.id in texts]
     if not answers:
         raise PrefevalError(f"{folder} has no answers to the run's win-rate prompts")
     name = folder.name if folder.parent == run else f"{folder.parent.name}/{folder.name}"
     write_outputs(out, name, answers)
     return len(answers)
-
-
-def instruction(prompt: Prompt) -> str:
-    """A conversation as AlpacaEval's one text: the request itself where there is only one."""
-    turns = prompt.messages
-    if len(turns) == 1:
-        return str(turns[0]["content"])
-    return "\n\n".join(f"{m['role']}: {m['content']}" for m in turns)
 
 
 def judge_files(
@@ -110,6 +106,12 @@ def judge_files(
     """Judge the model's answers against the baseline's and write ``out``; the judge's audit."""
     name, answers = read_outputs(model)
     against, others = read_outputs(baseline)
+    if name == against:
+        name, against = model.stem, baseline.stem
+    if name == against:
+        raise PrefevalError(
+            f"{model} and {baseline} are both answers of {name!r}; give one another 'generator'"
+        )
     if lost := [key for key in answers if key not in others]:
         raise PrefevalError(
             f"{baseline} has no answer to {len(lost)} instructions of {model}, first "
@@ -163,24 +165,44 @@ def annotation_rows(
     return rows
 
 
-def compared(ours: Path, theirs: Path) -> list[MetricResult]:
-    """How far two files of annotations agree, over the comparisons that both have."""
-    a, b = (judgments.read(path) for path in (ours, theirs))
-    if not (a.has_texts and b.has_texts):
-        raise PrefevalError(f"{theirs} must be annotations, which have their prompts' texts")
-    key = ["model", "prompt"]
-    both = a.rows.merge(b.rows, on=key, suffixes=("", "_other"))
+def compared(ours: Judgments, theirs: Judgments, source: Path) -> list[MetricResult]:
+    """How far two sets of judgments agree, over the comparisons of the same texts."""
+    key = ["prompt", "output", "baseline"]
+    both = ours.rows.merge(theirs.rows, on=key, suffixes=("", "_other"))
     if both.empty:
         raise PrefevalError(
-            f"{theirs} has no comparison of these; it must be of {', '.join(a.models)}"
+            f"{source} judges none of these answers against this baseline; give annotations of "
+            "the same texts"
         )
     rng = np.random.default_rng(0)
     return agreement.agreement(both["preference"], both["preference_other"], rng=rng)
 
 
+def _require_new(out: Path, options: Mapping[str, Any]) -> None:
+    """Raise ``PrefevalError`` where ``out`` would replace what is read, or another tool's work."""
+    argument = options["judge"].partition(":")[2]
+    read = [options["model"], options["baseline"], options["against"], Path(argument or ".")]
+    if out.resolve() in {path.expanduser().resolve() for path in read if path is not None}:
+        raise PrefevalError(f"{out} is read here and would be replaced; give another --out")
+    if out.exists():
+        try:
+            rows = json.loads(out.read_text(encoding="utf-8"))
+            ours = all(str(row["annotator"]).startswith("prefeval/") for row in rows)
+        except (ValueError, TypeError, KeyError, OSError):
+            ours = False
+        if not ours:
+            raise PrefevalError(f"{out} is there and not of this command; give another --out")
+
+
 def command(options: Mapping[str, Any]) -> None:
     """``prefeval judge``: judge, write, and say what the judge is worth."""
     out = options["out"] or options["model"].with_name("annotations.json")
+    _require_new(out, options)
+    other = None
+    if options["against"] is not None:
+        other = judgments.read(options["against"])
+        if not other.has_texts:
+            raise PrefevalError(f"{options['against']} must be annotations, which have the texts")
     cache = options["cache"] or out.with_name("verdicts.sqlite")
     audit, judge = judge_files(
         options["model"],
@@ -192,8 +214,8 @@ def command(options: Mapping[str, Any]) -> None:
         device=options["device"],
         dtype=options["dtype"],
     )
-    if options["against"] is not None:
-        audit += compared(out, options["against"])
+    if other is not None:
+        audit += compared(judgments.read(out), other, options["against"])
     calls = {
         "asked": judge.asked,
         "from_cache": judge.hits,
@@ -204,13 +226,17 @@ def command(options: Mapping[str, Any]) -> None:
         print(json.dumps(records.to_jsonable(found), ensure_ascii=False))
         return
     counts = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in calls.items())
-    print(f"verdicts: {counts}")
-    for metric in audit:
-        if metric.reason and metric.value != metric.value:
-            print(f"{metric.name}: - ({metric.reason})")
-        else:
-            print(
-                f"{metric.name}: {metric.value:.1f} [{metric.ci_low:.1f}, {metric.ci_high:.1f}] "
-                f"{metric.unit}, n {metric.n}" + (f"; {metric.reason}" if metric.reason else "")
-            )
+    print("\n".join([f"verdicts: {counts}", *map(_line, audit)]))
     print(f"written: {out}\nnext: prefeval winrate {out}")
+
+
+def _line(metric: MetricResult) -> str:
+    """One number of the audit."""
+    if math.isnan(metric.value):
+        return f"{metric.name}: - ({metric.reason})"
+    digits = 1 if metric.unit else 2
+    ends = ""
+    if not math.isnan(metric.ci_low):
+        ends = f" [{metric.ci_low:.{digits}f}, {metric.ci_high:.{digits}f}]"
+    note = f"; {metric.reason}" if metric.reason else ""
+    return f"{metric.name}: {metric.value:.{digits}f}{ends} {metric.unit}, n {metric.n}{note}"

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from prefeval.harness import tables
-from prefeval.metrics.style import style_of
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Judgments:
 
     ``rows`` has ``model``, ``prompt`` (its identity), ``row`` (its place in the published file),
     ``preference`` (in [0, 1], NaN where there was no verdict), ``len_output``, ``len_baseline``,
-    and ``style_output``, ``style_baseline`` where the texts are known;
+    and the texts ``output`` and ``baseline`` where they are known;
     ``numbered`` says whether prompts are known by their index, or else by their text.
     """
 
@@ -51,7 +50,7 @@ class Judgments:
     numbered: bool
     unit: str = "characters"
     itself: frozenset[str] = frozenset()
-    """models that are their own baseline"""
+    """models whose every answer is the baseline's"""
 
     @property
     def models(self) -> list[str]:
@@ -61,7 +60,7 @@ class Judgments:
     @property
     def has_texts(self) -> bool:
         """Whether the answers themselves were there."""
-        return "style_output" in self.rows
+        return "output" in self.rows
 
     def of(self, model: str) -> pd.DataFrame:
         """One model's rows."""
@@ -158,11 +157,12 @@ def _annotations(
             "preference": _preferences(source, ties, 1.0),
             "len_output": frame["output_2"].map(length).astype(float),
             "len_baseline": frame["output_1"].map(length).astype(float),
-            "style_output": frame["output_2"].map(style_of),
-            "style_baseline": frame["output_1"].map(style_of),
+            "output": frame["output_2"],
+            "baseline": frame["output_1"],
         }
     )
-    itself = frozenset(model[model == baseline])
+    same = (frame["output_1"] == frame["output_2"]).groupby(model).all()
+    itself = frozenset(same[same].index)
     return Judgments(_checked(source, rows), instructions is not None, unit, itself)
 
 
@@ -349,10 +349,10 @@ def _rows(path: Path) -> list[Any]:
 
 def _json(source: Source) -> list[Any]:
     path = Path(source).expanduser()
+    if not path.is_file():
+        raise PrefevalError(f"no such file: {source}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PrefevalError(f"no such file: {source}") from None
     except ValueError as error:
         raise PrefevalError(f"{source} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(found, list):

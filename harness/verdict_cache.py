@@ -13,7 +13,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +43,9 @@ class CachedJudge:
     def __init__(self, judge: Judge, path: Path) -> None:
         self.judge, self.path = judge, path
         self.hits = self.asked = 0
-        with closing(self._open()) as database, database:
+        with self._guarded(), closing(self._open()) as database, database:
             database.execute(TABLE)
+            database.execute("SELECT key, judge, settings, prompt, preference, note FROM verdicts")
 
     @property
     def name(self) -> str:
@@ -59,7 +60,7 @@ class CachedJudge:
     def compare(self, items: Sequence[Comparison]) -> list[Verdict]:
         """One verdict for each comparison, in order; equal ones in a call are replicates."""
         keys = self._keys(items)
-        with closing(self._open()) as database:
+        with self._guarded(), closing(self._open()) as database:
             found = _look_up(database, keys)
             new = [i for i, key in enumerate(keys) if key not in found]
             self.hits += len(keys) - len(new)
@@ -85,16 +86,24 @@ class CachedJudge:
         return keys
 
     def _open(self) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, timeout=WAIT)
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute("PRAGMA synchronous=NORMAL")
-        except sqlite3.DatabaseError as error:
-            raise PrefevalError(
-                f"{self.path} is no file of verdicts ({error}); move it away to begin a new one"
-            ) from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, timeout=WAIT)
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=NORMAL")
         return database
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """SQLite's faults as one line each. Verdicts were paid for: none is given up lightly."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+            if any(words in said for words in ("not a database", "malformed", "no such column")):
+                mend = "it is no file of verdicts, or a broken one: move it away to begin a new one"
+            else:
+                mend = "free the disk or the lock, or make it writable, and run again: it is kept"
+            raise PrefevalError(f"{self.path}: {said}; {mend}") from error
 
     def _keep(
         self, database: sqlite3.Connection, key: str, item: Comparison, verdict: Verdict
@@ -107,18 +116,12 @@ class CachedJudge:
             verdict.preference,
             verdict.note,
         )
-        try:
-            with database:
-                database.execute(
-                    "INSERT OR REPLACE INTO verdicts (key, judge, settings, prompt, preference, "
-                    "note) VALUES (?, ?, ?, ?, ?, ?)",
-                    row,
-                )
-        except sqlite3.OperationalError as error:
-            raise PrefevalError(
-                f"a verdict could not be kept in {self.path} ({error}); free the disk or the lock "
-                "and run again: what was kept is not asked again"
-            ) from error
+        with database:
+            database.execute(
+                "INSERT OR REPLACE INTO verdicts (key, judge, settings, prompt, preference, note) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
 
 
 def _look_up(database: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Verdict]:

@@ -17,7 +17,7 @@ from prefeval.metrics import joint_difficulty, length_control, stats
 from prefeval.metrics.calibration import GamedRows, length_term
 from prefeval.metrics.length_control import LengthControlled
 from prefeval.metrics.stats import Array
-from prefeval.metrics.style import Style, style_terms
+from prefeval.metrics.style import Style, style_of, style_terms
 from prefeval.records import PrefevalError
 
 SEED = 0
@@ -176,13 +176,14 @@ def _of_model(judgments: Judgments, model: str, how: Estimator, n_boot: int, sty
 
     fit, second = fitted(None), None
     if style:
-        counts = rows["style_output"].tolist(), rows["style_baseline"].tolist()
+        counts = ([style_of(text) for text in rows[side]] for side in ("output", "baseline"))
         second = fitted(style_terms(*counts))
     notes = list(_notes(rows, judgments.unit))
     if model in judgments.itself:
         notes.insert(0, "the baseline against itself: 50 by construction")
         fit = replace(fit, lc_win_rate=50.0, lc_ci_low=50.0, lc_ci_high=50.0, lc_se=0.0)
         fit = replace(fit, lc_se_published=0.0, reason="", extreme=False)
+        second = None
     notes += _too_few(fit)
     if fit.extreme:
         notes.append("extreme change: control moved the rate by over a quarter of its room and 10")
@@ -232,6 +233,8 @@ def save_difficulty(judgments: Judgments, how: Estimator, path: Path) -> None:
     """The difficulties as a file that ``--difficulty`` takes, so that they stay as they are."""
     from prefeval import records
 
+    if not how.difficulty.any():
+        raise PrefevalError("one model has no difficulties to save; give a file of several")
     if not judgments.numbered:
         raise PrefevalError(
             "difficulties are saved by index, which annotations have with --instructions FILE alone"
@@ -343,6 +346,8 @@ def compute(options: Mapping[str, Any]) -> tuple[list[Rates], str]:
         gamed=options["gamed"],
         join=options["join"],
     )
+    if options["save_difficulty"] is not None and options["join"] == "row":
+        raise PrefevalError("--join row gives prompts their neighbours' difficulties; save none")
     if options["save_difficulty"] is not None:
         save_difficulty(judgments, how, options["save_difficulty"])
     if options["style"] and not judgments.has_texts:

@@ -121,8 +121,8 @@ def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
         return_freed_memory()
         lm = causal_lm(model)
         setattr(lm, LITTLE_MEMORY, True)
-        table = lm.get_input_embeddings()
-        if table.weight is lm.get_output_embeddings().weight:  # where the head adds in place
+        table, head = lm.get_input_embeddings(), lm.get_output_embeddings()
+        if head is not None and table.weight is head.weight:  # where the head adds in place
             table.sparse = True  # rows that no token has get no gradient of their own
         checkpoint_layers(lm)
     return model

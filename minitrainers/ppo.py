@@ -339,6 +339,7 @@ def new_value_model(
     """On a copy of ``body``, or of the policy's with the adapter that it may have; ``lora_rank``
     gives a body of its own an adapter too."""
     copied = copy.deepcopy(causal_lm(policy).base_model if body is None else body)
+    copied.get_input_embeddings().sparse = False  # a policy's may be, beside its head
     if config.gradient_checkpointing:
         checkpoint_layers(copied)
     if body is not None:

@@ -7,6 +7,7 @@ vocabulary; the others let it write, greedily.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prefeval.harness import models
@@ -64,10 +65,27 @@ class ChatJudge:
         return found
 
     def _ids(self, item: Comparison) -> list[int]:
-        ids = self.tokenizer.apply_chat_template(
-            chat_prompt.messages(item, self.mode), add_generation_prompt=True, return_dict=False
+        asked = chat_prompt.messages(item, self.mode)
+        if not self._knows_system:
+            first, second = asked
+            asked = [{**second, "content": f"{first['content']}\n\n{second['content']}"}]
+        return list(self._template(asked))
+
+    def _template(self, asked: list[dict[str, str]]) -> Any:
+        return self.tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_dict=False
         )
-        return list(ids)
+
+    @cached_property
+    def _knows_system(self) -> bool:
+        """Whether the chat template takes a system turn; some refuse it."""
+        import jinja2
+
+        try:
+            self._template([{"role": r, "content": "x"} for r in ("system", "user")])
+        except jinja2.TemplateError:
+            return False
+        return True
 
     def _first_token(self, rows: Sequence[list[int]]) -> list[Verdict]:
         import torch

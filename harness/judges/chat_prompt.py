@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefeval.records import Comparison, PrefevalError
+from prefeval.records import Comparison, PrefevalError, Prompt
 
 SYSTEM = (
     "You compare two answers to one request. Judge how well each does what was asked: correct, "
@@ -28,8 +28,11 @@ SCHEMA: Mapping[str, Any] = {
     "additionalProperties": False,
 }
 WORTH = {"A": 1.0, "B": 0.0, "TIE": 0.5}
-VERDICT = re.compile(r"\bVERDICT\b\W{0,8}(A|B|TIE)\b", re.IGNORECASE)
-THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+# a letter that ends its line or sentence: "VERDICT: A or B" and "the verdict, a tie" name none
+VERDICT = re.compile(
+    r"""\bVERDICT\b[\W_]{0,8}(A|B|TIE)(?=[\W_]*$|[*_"')\]]*[.;!])""", re.IGNORECASE | re.MULTILINE
+)
+THOUGHT = re.compile(r"\A.*</think>|<think>.*\Z", re.DOTALL)
 
 
 def require_mode(mode: str) -> str:
@@ -37,6 +40,14 @@ def require_mode(mode: str) -> str:
     if mode not in ASK:
         raise PrefevalError(f"unknown verdict mode {mode!r}; use {', '.join(ASK)}")
     return mode
+
+
+def request_of(prompt: Prompt) -> str:
+    """A conversation as one text: the request itself where there is only one."""
+    turns = prompt.messages
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in turns)
 
 
 def messages(item: Comparison, mode: str) -> list[dict[str, str]]:
@@ -56,6 +67,8 @@ def read(text: str, mode: str) -> float | None:
     (never a silent tie). Verdicts inside ``<think>`` are thoughts.
     """
     said = THOUGHT.sub("", text)
+    for asked in (ASK["text"], ASK["text"].partition(". ")[2]):  # a judge that repeats its question
+        said = said.replace(asked, "")
     if mode == "json":
         try:
             found = json.loads(said.strip().removeprefix("```json").strip("` \n"))

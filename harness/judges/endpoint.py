@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -164,7 +165,12 @@ class EndpointJudge:
             said = f"{error} {error.code} {error.body}"
             if "content_filter" in said or "content_policy" in said:
                 return Verdict(None, f"refused: {_line(error)}"[:200])
-            raise PrefevalError(f"{self._where} refuses the request ({_line(error)})") from error
+            if "context_length" in said or "context length" in said:
+                return Verdict(None, "longer than the judge's context")
+            raise PrefevalError(
+                f"{self._where} refuses the request ({_line(error)}); try another mode= or "
+                f"new_tokens=; {KEPT}"
+            ) from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise PrefevalError(
                 f"{self._where} refuses the key ({_line(error)}); set OPENAI_API_KEY"
@@ -247,6 +253,10 @@ def from_text(argument: str, *, device: str = "cpu", dtype: str = "float32") -> 
         raise PrefevalError("the judge 'endpoint' needs a model: endpoint:model=NAME,url=...")
     options = Options(**given)
     chat_prompt.require_mode(options.mode)
+    if options.url and not re.fullmatch(
+        r"https?://(\[[\da-f:]+\]|[^/:\s]+)(:\d+)?(/\S*)?", options.url
+    ):
+        raise PrefevalError(f"endpoint: {options.url!r} is no address; url=http://host:8000/v1")
     if options.concurrency < 1 or options.timeout <= 0:
         raise PrefevalError("endpoint: concurrency must be at least 1 and timeout above 0")
     return EndpointJudge(options)

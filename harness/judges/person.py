@@ -35,7 +35,7 @@ class PersonJudge:
     @property
     def settings(self) -> Mapping[str, Any]:
         """The sheet as it is filled in."""
-        return {"sheet": models.file_hash(self._path) if self._path.exists() else None}
+        return {"sheet": models.file_hash(self._path) if self._path.is_file() else None}
 
     def compare(self, items: Sequence[Comparison]) -> list[Verdict]:
         """One verdict for each comparison, in order."""
@@ -90,11 +90,14 @@ def _cell(text: str) -> str:
 
 def _read(path: Path) -> dict[str, float | None]:
     """Verdicts for the answer on the left, by pair."""
+    csv.field_size_limit(2**31 - 1)  # answers are as long as they are
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             rows = list(csv.DictReader(handle))
     except UnicodeDecodeError as error:
         raise PrefevalError(f"{path} is not UTF-8; save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
+        raise PrefevalError(f"{path} cannot be read as CSV ({error}); correct it") from error
     if not rows or not {"pair", "verdict"} <= set(rows[0]):
         raise PrefevalError(f"{path} must have the columns {', '.join(COLUMNS)}")
     found: dict[str, float | None] = {}

@@ -121,6 +121,15 @@ def prefers_first(request: dict[str, Any], before: int) -> Reply:
         ("VERDICT: A. On reflection, VERDICT: TIE", 0.5),  # the last one wins
         ("<think>VERDICT: A</think>VERDICT: B", 0.0),
         ("<think>VERDICT: A", None),  # cut in thought
+        ("hm, VERDICT: B</think>VERDICT: A", 1.0),  # a template that opened the thought itself
+        ("VERDICT: A or VERDICT: B", 0.0),
+        ("VERDICT: a tie", None),
+        ("VERDICT: A and B are equally good", None),
+        ("VERDICT: A/B", None),
+        ("VERDICT: A or B", None),
+        ("VERDICT: A = B", None),
+        ("VERDICT: B. This verdict, a close one, could go either way.", 0.0),
+        (f"I will. {chat_prompt.ASK['text']}", None),  # its question, repeated
         ("Answer A is better", None),
         ("VERDICT: neither", None),
         ("VERDICT: Absolutely B", None),
@@ -140,6 +149,7 @@ def test_the_last_verdict_counts_and_none_is_never_a_tie(text, worth):
         ('{"verdict": 1}', None),
         ('["A"]', None),
         ('{"verdict": "A"', None),
+        ('hm</think>{"verdict":"A"}', 1.0),
     ],
 )
 def test_structured_verdicts(text, worth):
@@ -236,6 +246,7 @@ def test_an_endpoint_that_hangs_or_is_not_there_is_given_up(serve):
         (200, completion(None, message={"refusal": "I cannot judge this."})),
         (200, completion("", finish_reason="content_filter")),
         (200, completion("VERDI", finish_reason="length")),
+        (400, {"error": {"message": "maximum context length is 4096", "code": "x"}}),
         (400, {"error": {"message": "blocked", "code": "content_filter"}}),
     ],
 )
@@ -297,6 +308,8 @@ def test_the_key_is_sent_and_kept_nowhere(serve, monkeypatch, tmp_path):
         ("model=m,concurrency=0", "at least 1"),
         ("model=m,temprature=1", "does not know 'temprature=1'"),
         ("model=m,retries=-1", "0 or more"),
+        ("model=m,url=localhost:8000/v1", "is no address"),
+        ("model=m,url=http://host:port/v1", "is no address"),
     ],
 )
 def test_a_wrong_address_line_is_refused(argument, says):

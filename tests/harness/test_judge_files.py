@@ -136,6 +136,20 @@ def test_a_judge_that_leaves_some_out_is_named(tmp_path):
         CachedJudge(Lazy(tmp_path / "log"), tmp_path / "v.sqlite").compare(comparisons(3))
 
 
+def test_a_database_of_another_form_is_named(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "v.sqlite")) as database:
+        database.execute("CREATE TABLE verdicts (a, b)")
+    with pytest.raises(PrefevalError, match="no such column: key; it is no file of verdicts"):
+        CachedJudge(Counting(tmp_path / "log"), tmp_path / "v.sqlite")
+
+
+def test_a_place_that_cannot_be_written_is_no_reason_to_give_verdicts_up(tmp_path):
+    (tmp_path / "v.sqlite").mkdir()
+    with pytest.raises(PrefevalError, match="unable to open database file; free the disk") as error:
+        CachedJudge(Counting(tmp_path / "log"), tmp_path / "v.sqlite")
+    assert "move it away" not in str(error.value)
+
+
 def test_a_file_that_is_no_cache_is_named(tmp_path):
     (tmp_path / "v.sqlite").write_bytes(b"not a database, but long enough to be looked at" * 30)
     with pytest.raises(PrefevalError, match="no file of verdicts"):
@@ -287,6 +301,9 @@ def test_saved_annotations_judge_the_same_answers_again(answers, tmp_path, capsy
     (tmp_path / "theirs.json").write_text(json.dumps(rows))
     out = tmp_path / "ours.json"
     spec = f"saved:{tmp_path / 'theirs.json'}"
+    jsonl = tmp_path / "theirs.jsonl"
+    jsonl.write_text("\n".join(json.dumps(row) for row in rows))
+    judges.open_judge(f"saved:{jsonl}")
     assert run(capsys, "judge", *answers, "--judge", spec, "--out", out)[0] == 0
     again = json.loads(out.read_text())
     assert [r["preference"] for r in again] == [r["preference"] for r in rows]
@@ -302,6 +319,66 @@ def test_saved_annotations_judge_the_same_answers_again(answers, tmp_path, capsy
     code, _, error = run(capsys, "judge", changed, answers[1], "--judge", spec, "--out", out)
     assert code == 2
     assert "the saved verdicts hold none on these two answers" in error
+
+
+def test_nothing_that_is_read_or_anothers_is_replaced(answers, tmp_path, capsys):
+    tuned, base = answers
+    rows = [{"instruction": r["instruction"], "output_1": "x", "output_2": r["output"],
+             "preference": 1, "human": "me"} for r in json.loads(tuned.read_text())]  # fmt: skip
+    other = tmp_path / "annotations.json"  # where the command would write
+    other.write_text(json.dumps(rows))
+    before = {path: path.read_bytes() for path in (tuned, base, other)}
+    for options in (
+        ("--against", other),
+        ("--out", tuned),
+        ("--out", base),
+        (),
+    ):
+        code, _, error = run(capsys, "judge", *answers, "--judge", f"saved:{other}", *options)
+        assert code == 2
+        assert "give another --out" in error
+    command = ("judge", *answers, "--judge", f"person:{tmp_path / 's.csv'}", "--out")
+    code, _, error = run(capsys, *command, tmp_path / "new.json", "--against", tmp_path / "no.json")
+    assert code == 2
+    assert "no such file" in error
+    assert not (tmp_path / "s.csv").exists()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_agreement_is_over_the_same_texts_and_needs_some(answers, tmp_path, capsys):
+    tuned, base = answers
+    others = {r["instruction"]: r["output"] for r in json.loads(base.read_text())}
+    rows = [
+        {
+            "instruction": r["instruction"], "output_1": others[r["instruction"]],
+            "output_2": r["output"], "preference": 2,
+        }
+        for r in json.loads(tuned.read_text())
+    ]  # fmt: skip
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps(rows))
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps([{**r, "output_2": "an older answer"} for r in rows]))
+    command = ("judge", *answers, "--judge", f"saved:{mine}", "--out", tmp_path / "o.json")
+    code, _, error = run(capsys, *command, "--against", older)
+    assert code == 2
+    assert "judges none of these answers" in error
+    older.write_text(json.dumps([*rows[:5], *({**r, "output_2": "older"} for r in rows[5:])]))
+    code, printed, _ = run(capsys, *command, "--against", older)
+    assert code == 0
+    assert "agreement: 100.0" in printed
+    assert "n 5" in printed
+
+
+def test_two_models_of_one_name_are_told_apart_by_their_files(tmp_path, capsys):
+    for name, text in (("a", "long answer"), ("b", "short")):
+        judge_files.write_outputs(tmp_path / f"{name}.json", "same", [("q", text)])
+    (tmp_path / "c").mkdir()
+    judge_files.write_outputs(tmp_path / "c/a.json", "same", [("q", "third")])
+    sheet = tmp_path / "s.csv"
+    command = ("judge", tmp_path / "a.json", "--judge", f"person:{sheet}")
+    assert "is written" in run(capsys, *command[:2], tmp_path / "b.json", *command[2:])[2]
+    assert "answers of 'a'" in run(capsys, *command[:2], tmp_path / "c/a.json", *command[2:])[2]
 
 
 @pytest.mark.parametrize(
@@ -404,6 +481,15 @@ def test_a_local_model_that_writes_is_read_by_its_last_verdict(chat_model, monke
     monkeypatch.setattr("prefeval.minitrainers.sampling.generate", lambda *a, **k: replies)
     found = ChatJudge(model, tokenizer, {}, mode="text").compare(comparisons(3))
     assert [v.preference for v in found] == [1.0, 0.0, None]
+
+
+def test_a_template_without_system_turns_gets_the_words_in_the_users(chat_model, monkeypatch):
+    model, tokenizer = chat_model
+    refuses = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", refuses + tokenizer.chat_template)
+    ids = ChatJudge(model, tokenizer, {})._ids(comparisons(1)[0])
+    text = tokenizer.decode(ids)
+    assert text.startswith(f"<user>{chat_prompt.SYSTEM}\n\n[THE REQUEST]")
 
 
 def test_a_folder_is_opened_with_what_its_verdicts_depend_on(tiny_folder):

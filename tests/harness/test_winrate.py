@@ -272,11 +272,17 @@ def test_what_a_reader_must_know_is_said(change, note, tmp_path, capsys):
 
 
 def test_the_baseline_against_itself_is_fifty_by_construction(tmp_path, capsys):
+    """Known by its texts: two models may have one name."""
     rows = [{**row, "generator_2": "base"} for row in annotations(table())]
     (tmp_path / "annotations.json").write_text(json.dumps(rows))
     (found,) = run(capsys, tmp_path / "annotations.json", "--bootstrap", "20")
+    assert found["lc_win_rate"] != 50
+    rows = [{**row, "output_2": row["output_1"]} for row in rows]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    (found,) = run(capsys, tmp_path / "annotations.json", "--bootstrap", "20", "--style")
     assert found["lc_win_rate"] == 50
-    assert found["win_rate"] != 50  # the judge's noise and its liking for length
+    assert "style_win_rate" not in found
+    assert found["win_rate"] != 50  # the judge's noise
     assert "against itself" in found["notes"][0]
 
 
@@ -353,6 +359,14 @@ def test_options_that_cannot_be_are_refused(tmp_path, capsys):
     assert "use identity or row" in fails(capsys, path, "--join", "name")
     assert "0 (none) or more" in fails(capsys, path, "--bootstrap", "-1")
     assert "is a table" in fails(capsys, path, "--instructions", path)
+
+
+def test_difficulties_that_are_none_or_are_the_neighbours_are_not_saved(tmp_path, capsys):
+    path, out = written(tmp_path, table()), tmp_path / "hard.csv"
+    assert "no difficulties to save" in fails(capsys, path, "--save-difficulty", out)
+    pd.DataFrame({"index": range(60), "instruction_difficulty": 1.0}).to_csv(out, index=False)
+    command = (path, "--difficulty", out, "--join", "row", "--save-difficulty", tmp_path / "x.csv")
+    assert "save none" in fails(capsys, *command)
 
 
 def test_two_baselines_in_one_file_are_refused(tmp_path):

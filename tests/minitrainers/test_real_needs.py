@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from peft import PeftModel
+from transformers import LlamaForSequenceClassification
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefeval.minitrainers import METHODS, dpo, kto, load, lora, make_config
@@ -34,12 +35,12 @@ def rows(folder) -> list[dict]:
 def train(make_model, tokenizer, pairs, tmp_path):
     """``train(method, folder, **settings)``: the policy after a short run."""
 
-    def run(method: str, folder: str, **settings):
+    def run(method: str, folder: str, tied: bool = False, **settings):
         own = {"iterations": 2, "max_new_tokens": 6, "ppo_epochs": 1, "minibatches": 2}
         own = own if METHODS[method].data == "prompts" else {}
         own |= {"group_size": 4} if method == "grpo" else {}
         config = make_config(method, **{**COMMON, **own, **settings})
-        policy = lora.attach(make_model(), config)
+        policy = lora.attach(make_model(tie_word_embeddings=tied), config)
         thumbs = [EncodedThumb(f"{p.id}-up", p.chosen, True) for p in pairs[:12]]
         thumbs += [EncodedThumb(f"{p.id}-down", p.rejected, False) for p in pairs[12:]]
         prompts = PromptData(
@@ -112,17 +113,23 @@ def test_the_seed_decides_the_adapter_and_nothing_else_is_drawn(make_model):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("lora_rank", [0, 2])
-def test_gradient_checkpointing_changes_no_number(method, lora_rank, train):
-    plain = train(method, "plain", lora_rank=lora_rank)
-    less = train(method, "less", lora_rank=lora_rank, gradient_checkpointing=True)
+@pytest.mark.parametrize(("lora_rank", "tied"), [(0, False), (0, True), (2, True)])
+def test_gradient_checkpointing_changes_no_number(method, lora_rank, tied, train):
+    plain = train(method, "plain", tied, lora_rank=lora_rank)
+    less = train(method, "less", tied, lora_rank=lora_rank, gradient_checkpointing=True)
     layers = [m for m in less.modules() if isinstance(m, GradientCheckpointingLayer)]
     assert layers
     assert all(layer.gradient_checkpointing for layer in layers)
-    start = train(method, "start", lora_rank=lora_rank, lr=0.0)
+    start = train(method, "start", tied, lora_rank=lora_rank, lr=0.0)
     moved = (flat(plain) - flat(start)).norm()
     assert moved > 0
     assert (flat(plain) - flat(less)).norm() < 1e-3 * moved
+
+
+def test_a_scorer_without_a_head_is_prepared_too(make_model):
+    scorer = LlamaForSequenceClassification(make_model(tie_word_embeddings=True).config)
+    prepare(scorer, TrainConfig("reward", gradient_checkpointing=True))
+    assert not scorer.get_input_embeddings().sparse
 
 
 def test_each_layer_is_run_again_in_the_backward_pass(make_model, pairs):
