@@ -16,6 +16,8 @@ import warnings
 import pandas as pd
 from alpaca_eval.metrics import glm_winrate
 
+BASELINE = "gpt4_1106_preview"  # which is among the models, and 50 by construction
+
 table, gamed = sys.argv[1:]
 logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
@@ -27,7 +29,7 @@ for model, own in rows.groupby("model", sort=False):
         {
             "output_1": ["x" * n for n in own["len_baseline"]],
             "output_2": ["x" * n for n in own["len_output"]],
-            "generator_1": "baseline",
+            "generator_1": BASELINE,
             "generator_2": model,
             "annotator": "judge",
             "preference": own["preference_01"] + 1,

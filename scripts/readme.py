@@ -170,7 +170,7 @@ def main() -> None:
         blocks["study-rounds"] = partial(printed, "scripts/study.py", "rounds")
         blocks["study-controller"] = partial(printed, "scripts/study.py", "controller")
         blocks["study-exploration"] = partial(printed, "scripts/study.py", "exploration")
-        blocks["study-length"] = partial(printed, "scripts/study_length.py")
+        blocks["study-length"] = partial(printed, "scripts/study_length.py", "--seeds", "4")
     if options.alpaca_eval:
         blocks["winrate"] = partial(
             printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data / "alpaca_lc"),
