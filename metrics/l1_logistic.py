@@ -38,13 +38,26 @@ def predict(coefs: Array, features: Array) -> Array:
 
 def smooth_part(coefs: Array, features: Array, labels: Array, weights: Array) -> Smooth:
     """Weighted cross-entropy and its derivatives; ``weights`` (B, N) hold C already."""
-    eta = np.matmul(coefs[:, None, :], features)[:, 0, :]
-    small = np.exp(-np.abs(eta))  # never overflows
-    value = (weights * (np.maximum(eta, 0) + np.log1p(small) - labels * eta)).sum(axis=1)
-    p = np.where(eta >= 0, 1.0, small) / (1 + small)
-    gradient = np.matmul(features, (weights * (p - labels))[:, :, None])[:, :, 0]
-    scaled = features * (weights * p * (1 - p))[:, None, :]
-    return Smooth(value, gradient, np.matmul(scaled, features.swapaxes(1, 2)))
+    shared = len(features) == 1  # by all problems: then everything is one matrix product
+    eta = coefs @ features[0] if shared else np.matmul(coefs[:, None, :], features)[:, 0, :]
+    larger = 1 / (1 + np.exp(-np.abs(eta)))  # probability of the likelier side; never overflows
+    losses = np.maximum(eta, 0)
+    losses -= np.log(larger)
+    losses -= labels * eta
+    value = np.einsum("bn,bn->b", weights, losses)
+    slopes = np.copysign(larger - 0.5, eta)  # p - 1/2
+    slopes += 0.5 - labels
+    slopes *= weights
+    curvatures = larger * (1 - larger)
+    curvatures *= weights
+    if not shared:
+        gradient = np.matmul(features, slopes[:, :, None])[:, :, 0]
+        scaled = features * curvatures[:, None, :]
+        return Smooth(value, gradient, np.matmul(scaled, features.swapaxes(1, 2)))
+    x = features[0]
+    products = (x[:, None, :] * x[None, :, :]).reshape(-1, x.shape[1])
+    hessian = (curvatures @ products.T).reshape(len(coefs), len(x), len(x))
+    return Smooth(value, slopes @ x.T, hessian)
 
 
 def kkt_violation(coefs: Array, gradient: Array) -> Array:
@@ -93,12 +106,20 @@ def fit(
     coefs = np.zeros(shape) if start is None else np.broadcast_to(start, shape).copy()
     limit = tolerance * np.maximum(1, weights.sum(axis=1))
     here = smooth_part(coefs, features, labels, weights)
+    where, now = np.arange(len(coefs)), coefs  # the problems that are still solved
     for _ in range(MAX_STEPS):
-        if not (kkt_violation(coefs, here.gradient) > limit).any():
+        open_ = kkt_violation(now, here.gradient) > limit[where]
+        coefs[where] = now
+        if not open_.any():
             return coefs
-        target = _quadratic_minimum(coefs, here.gradient, here.hessian)
-        coefs, here = _step(coefs, target, here, features, labels, weights)
-    if (kkt_violation(coefs, here.gradient) > 1e3 * limit).any():
+        if 2 * open_.sum() <= len(where):  # fewer copies than steps saved
+            where, now, weights = where[open_], now[open_], weights[open_]
+            here = Smooth(*(part[open_] for part in here))
+            features = features if len(features) == 1 else features[open_]
+        target = _quadratic_minimum(now, here.gradient, here.hessian)
+        now, here = _step(now, target, here, features, labels, weights)
+    coefs[where] = now
+    if (kkt_violation(now, here.gradient) > 1e3 * limit[where]).any():
         raise ArithmeticError("the penalised logistic regression did not converge")
     return coefs
 

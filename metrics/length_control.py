@@ -35,6 +35,7 @@ from prefeval.metrics.calibration import length_term as length_term
 from prefeval.metrics.stats import Array
 
 FOLDS = 5
+CV_TOLERANCE = 1e-8  # far below what tells two values of C apart
 NEAR = 0.25  # standard deviations of D within which two answers count as equally long
 # Simulated at n = 400 with judges linear and saturating in length: lengths 2 sd apart leave 3%
 # near and intervals that cover; from 2.2 sd (2%) on the answer depends on the judge's shape.
@@ -142,7 +143,8 @@ def cross_validated_c(problem: Problem) -> float:
     """C of ``C_GRID`` with the best mean score over 5 folds, ties to the smallest.
 
     Score: -mean(s CE) of the held rows, gamed rows in. Whole clusters are held out together;
-    clusters go to folds in turn, in sorted order. All 50 fits are solved as one batch.
+    clusters go to folds in turn, in sorted order. All 50 fits are solved as one batch, from the
+    fits to all rows.
     """
     n = len(problem.delta)
     once = np.ones((1, n))
@@ -151,8 +153,11 @@ def cross_validated_c(problem: Problem) -> float:
     codes = stats.cluster_codes(problem.clusters, n)
     fold = np.concatenate([codes, np.arange(len(labels) - n)]) % FOLDS
     held = fold == np.repeat(np.arange(FOLDS), len(C_GRID))[:, None]  # (folds x C, rows)
+    whole = np.repeat(weights, len(C_GRID), axis=0)
+    start = np.tile(l1_logistic.fit(features, labels, whole, C_GRID), (FOLDS, 1))
     C = np.tile(C_GRID, FOLDS)
-    coefs = l1_logistic.fit(features, labels, np.where(held, 0.0, weights), C)
+    folds = np.where(held, 0.0, weights)
+    coefs = l1_logistic.fit(features, labels, folds, C, start=start, tolerance=CV_TOLERANCE)
     p = np.clip(l1_logistic.predict(coefs, features), 1e-15, 1 - 1e-15)
     loss = -weights * (labels * np.log(p) + (1 - labels) * np.log(1 - p))
     scores = -(loss * held).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
