@@ -149,7 +149,7 @@ def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
         return math.nan, math.nan
     shrink = 1 + quantile**2 / n
     centre = (p + quantile**2 / (2 * n)) / shrink
-    half = quantile / shrink * math.sqrt(p * (1 - p) / n + quantile**2 / (4 * n**2))
+    half = quantile / shrink * math.sqrt(p * (1 - p) / n + quantile**2 / (4 * n * n))
     low = 0.0 if p == 0 else max(0.0, centre - half)
     return low, 1.0 if p == 1 else min(1.0, centre + half)
 

@@ -2,16 +2,13 @@
 
 import csv
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +153,22 @@ def test_a_file_that_is_no_cache_is_named(tmp_path):
         CachedJudge(Counting(tmp_path / "log"), tmp_path / "v.sqlite")
 
 
-def _ask(folder: Path, n: int) -> int:
-    judge = Counting(folder / f"log-{os.getpid()}", wait=0.001)
-    return len(CachedJudge(judge, folder / "v.sqlite").compare(comparisons(n)))
+ASKING = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_judge_files import CachedJudge, Counting, comparisons
+folder = Path({folder!r})
+judge = Counting(folder / f"log-{{os.getpid()}}", wait=0.001)
+print(len(CachedJudge(judge, folder / "v.sqlite").compare(comparisons(60))))
+"""
 
 
 def test_several_processes_may_write_at_once(tmp_path):
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
-        done = list(pool.map(_ask, [tmp_path] * 4, [60] * 4))
-    assert done == [60] * 4
+    code = ASKING.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate()[0] for process in running] == ["60\n"] * 4
     with closing(sqlite3.connect(tmp_path / "v.sqlite")) as database:
         assert database.execute("SELECT COUNT(*) FROM verdicts").fetchone() == (60,)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
