@@ -23,7 +23,7 @@ from prefeval.harness.task import read_prompts
 from prefeval.harness.verdict_cache import CachedJudge
 from prefeval.metrics import agreement
 from prefeval.metrics import judge as judge_metrics
-from prefeval.metrics.calibration import Calibration
+from prefeval.metrics.evidence import Evidence
 from prefeval.records import MetricResult, PrefevalError, Prompt
 
 if TYPE_CHECKING:
@@ -38,24 +38,15 @@ def read_outputs(path: Path) -> tuple[str, Answers]:
 
     Raises ``PrefevalError`` for a file that is no JSON list of objects with texts.
     """
-    if not path.is_file():
-        raise PrefevalError(f"no such file: {path}")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PrefevalError(f"{path} is not valid JSON ({error}); write it again") from error
-    if not isinstance(rows, list) or not rows:
-        raise PrefevalError(f"{path} must be a list of answers, each with instruction and output")
-    found: dict[tuple[str, int], str] = {}
-    seen: dict[str, int] = {}
+    rows = judgments.read_list(path)
     for number, row in enumerate(rows):
-        asked, said = (
-            (row.get("instruction"), row.get("output")) if isinstance(row, dict) else (None, None)
-        )
-        if not (isinstance(asked, str) and isinstance(said, str)):
+        texts = [row.get(k) for k in ("instruction", "output")] if isinstance(row, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
             raise PrefevalError(f"{path}: answer {number} has no text as instruction and output")
-        found[asked, seen.setdefault(asked, 0)] = said
-        seen[asked] += 1
+    if not rows:
+        raise PrefevalError(f"{path} is empty; give a file with at least one answer")
+    prompts = judgments.prompts_of(row["instruction"] for row in rows)
+    found = dict(zip(prompts, (row["output"] for row in rows), strict=True))
     names = {str(row.get("generator") or path.stem) for row in rows}
     if len(names) > 1:
         raise PrefevalError(f"{path} has answers of {', '.join(sorted(names))}; give one model's")
@@ -130,9 +121,7 @@ def judge_files(
         {p.id: others[key] for p, key in zip(asked, keys, strict=True)},
     )
     records.write_json(out, annotation_rows(frame, keys, answers, others, name, against, spec))
-    from prefeval.metrics.evidence import Evidence
-
-    evidence = Evidence(judgments=frame, calibration=Calibration())
+    evidence = Evidence(judgments=frame)
     return judge_metrics.judge(evidence, rng=np.random.default_rng(0)), judge
 
 

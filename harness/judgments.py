@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -166,20 +167,26 @@ def _annotations(
     return Judgments(_checked(source, rows), instructions is not None, unit, itself)
 
 
+def prompts_of(texts: Iterable[str]) -> list[tuple[str, int]]:
+    """Each text, and how often it came before: a prompt's identity where texts may repeat."""
+    seen: Counter[str] = Counter()
+    found = []
+    for text in texts:
+        found.append((text, seen[text]))
+        seen[text] += 1
+    return found
+
+
 def _indices(source: Source, prompts: Sequence[tuple[str, int]], instructions: Source) -> list[int]:
     """The index of each (text, occurrence) in a list of prompts."""
-    listed = _json(instructions)
+    listed = read_list(instructions)
     found = [x.get("instruction") if isinstance(x, Mapping) else x for x in listed]
     texts = [x for x in found if isinstance(x, str)]
     if not texts or len(texts) < len(found):
         raise PrefevalError(
             f"{instructions} must be a JSON list of prompts, or of objects with one"
         )
-    seen: dict[str, int] = {}
-    known: dict[tuple[str, int], int] = {}
-    for index, text in enumerate(texts):
-        known[text, seen.setdefault(text, 0)] = index
-        seen[text] += 1
+    known = {prompt: index for index, prompt in enumerate(prompts_of(texts))}
     if lost := [text for text, again in prompts if (text, again) not in known]:
         raise PrefevalError(
             f"{source}: {len(lost)} prompts are not in {instructions}, first {lost[0][:60]!r}; "
@@ -341,13 +348,14 @@ def _lines(path: Path) -> list[Any]:
 
 
 def _rows(path: Path) -> list[Any]:
-    rows = _json(path)
+    rows = read_list(path)
     if not all(isinstance(row, dict) for row in rows):
         raise PrefevalError(f"{path} must be a list of objects, one a judgment")
     return rows
 
 
-def _json(source: Source) -> list[Any]:
+def read_list(source: Source) -> list[Any]:
+    """A JSON file that is a list; ``PrefevalError`` for any other."""
     path = Path(source).expanduser()
     if not path.is_file():
         raise PrefevalError(f"no such file: {source}")

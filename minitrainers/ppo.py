@@ -17,7 +17,6 @@ is an end token.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,11 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prefeval.minitrainers import lora
 from prefeval.minitrainers.batches import micro_batches
 from prefeval.minitrainers.cost import Cost, peak_memory_mb
-from prefeval.minitrainers.logps import causal_lm, completion_logps, full_kl
-from prefeval.minitrainers.loop import checkpoint_layers, prepare
+from prefeval.minitrainers.logps import completion_logps, full_kl
+from prefeval.minitrainers.loop import prepare
 from prefeval.minitrainers.optimiser import Optimiser
 from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.rollouts import (
@@ -48,7 +46,7 @@ from prefeval.minitrainers.rollouts import (
     require_enough,
 )
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
-from prefeval.minitrainers.value import ValueModel, explained_variance
+from prefeval.minitrainers.value import ValueModel, explained_variance, new_value_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -331,20 +329,6 @@ def train(
                 **control(run.numbers, found["kl"], config),
             )
         return run.saved
-
-
-def new_value_model(
-    policy: PreTrainedModel, body: PreTrainedModel | None, config: PPOConfig
-) -> ValueModel:
-    """On a copy of ``body``, or of the policy's with the adapter that it may have; ``lora_rank``
-    gives a body of its own an adapter too."""
-    copied = copy.deepcopy(causal_lm(policy).base_model if body is None else body)
-    copied.get_input_embeddings().sparse = False  # a policy's may be, beside its head
-    if config.gradient_checkpointing:
-        checkpoint_layers(copied)
-    if body is not None:
-        copied = lora.attach(copied, config, task="FEATURE_EXTRACTION")
-    return ValueModel(copied).to(config.device).eval()
 
 
 def flops(cost: Cost, experience: Experience, config: PPOConfig) -> Row:

@@ -9,6 +9,7 @@ end: the same result up to the order of summation.
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,7 +91,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def has_bfloat16_instructions() -> bool:
-    """Whether this processor multiplies bfloat16 matrices itself."""
+    """Whether this processor multiplies bfloat16 matrices itself; on others than x86, where torch
+    does not say, its own way is left."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from prefeval.minitrainers.logps import hidden_states
+from prefeval.minitrainers import lora
+from prefeval.minitrainers.logps import causal_lm, hidden_states
+from prefeval.minitrainers.loop import checkpoint_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from prefeval.minitrainers.loop import TrainConfig
 
 
 class ValueModel(nn.Module):
@@ -30,6 +35,20 @@ class ValueModel(nn.Module):
         values: Tensor = self.head(hidden).squeeze(-1)
         values = values.to(torch.promote_types(values.dtype, torch.float32))
         return nn.functional.pad(values, (1, 0))
+
+
+def new_value_model(
+    policy: PreTrainedModel, body: PreTrainedModel | None, config: TrainConfig
+) -> ValueModel:
+    """On a copy of ``body``, or of the policy's with the adapter that it may have; ``lora_rank``
+    gives a body of its own an adapter too."""
+    copied = copy.deepcopy(causal_lm(policy).base_model if body is None else body)
+    copied.get_input_embeddings().sparse = False  # a policy's may be, beside its head
+    if config.gradient_checkpointing:
+        checkpoint_layers(copied)
+    if body is not None:
+        copied = lora.attach(copied, config, task="FEATURE_EXTRACTION")
+    return ValueModel(copied).to(config.device).eval()
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

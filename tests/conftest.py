@@ -14,3 +14,15 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data at {folder}; set PREFEVAL_SHARED to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The folder of SmolLM2-135M-Instruct: ``PREFEVAL_SMOLLM2``, or the user's cache."""
+    import platformdirs
+
+    default = Path(platformdirs.user_cache_dir("prefeval")) / "smollm2-135m-instruct"
+    found = Path(os.environ.get("PREFEVAL_SMOLLM2") or default)
+    if not (found / "model.safetensors").is_file():
+        pytest.skip(f"no model at {found}; run scripts/fetch_smollm2.py")
+    return found

@@ -85,22 +85,23 @@ class EndpointJudge:
         loop = asyncio.new_event_loop()
         gate = asyncio.Semaphore(self.options.concurrency)
 
-        async def one(place: int, item: Comparison) -> tuple[int, Verdict]:
-            async with gate:
-                return place, await self._ask(client, item)
+        failure: BaseException | None = None
+
+        async def one(place: int, item: Comparison) -> tuple[int, Verdict] | None:
+            async with gate:  # after a failure nothing is begun, and what is paid for is awaited
+                return None if failure else (place, await self._ask(client, item))
 
         tasks = {loop.create_task(one(i, item)) for i, item in enumerate(items)}
-        failure: BaseException | None = None
         try:
-            while tasks and failure is None:
+            while tasks:
                 done, tasks = loop.run_until_complete(
                     asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 )
                 for task in done:
                     if error := task.exception():
                         failure = failure or error
-                    else:
-                        yield task.result()
+                    elif found := task.result():
+                        yield found
         finally:
             for task in tasks:
                 task.cancel()

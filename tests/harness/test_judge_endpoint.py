@@ -288,6 +288,18 @@ def test_limits_stop_the_spending_and_keep_what_was_bought(limit, calls, serve, 
     assert rest.hits == calls
 
 
+def test_what_is_in_flight_at_a_limit_is_paid_for_and_kept(serve, tmp_path):
+    def slowly(request: dict[str, Any], before: int) -> Reply:
+        time.sleep(0.2)
+        return prefers_first(request, before)
+
+    server = serve(slowly)
+    cached = CachedJudge(open_judge(server, concurrency=4, max_calls=6), tmp_path / "v.sqlite")
+    with pytest.raises(PrefevalError, match="the limit of 6 calls"):
+        cached.compare(comparisons(20))
+    assert len(server.requests) == cached.asked == 6
+
+
 def test_the_key_is_sent_and_kept_nowhere(serve, monkeypatch, tmp_path):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server = serve(prefers_first)

@@ -389,7 +389,8 @@ def test_two_models_of_one_name_are_told_apart_by_their_files(tmp_path, capsys):
     ("content", "says"),
     [
         ("[", "not valid JSON"),
-        ("{}", "must be a list of answers"),
+        ("{}", "must be a JSON list"),
+        ("[]", "is empty"),
         ('[{"instruction": "q"}]', "answer 0 has no text"),
         ('[{"instruction": "q", "output": "a", "generator": "x"},'
          ' {"instruction": "r", "output": "a", "generator": "y"}]', "answers of x, y"),

@@ -24,18 +24,7 @@ PROMPTS, AT_ONCE = 12, 4
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    import platformdirs
-
-    default = Path(platformdirs.user_cache_dir("prefeval")) / "smollm2-135m-instruct"
-    found = Path(os.environ.get("PREFEVAL_SMOLLM2") or default)
-    if not (found / "model.safetensors").is_file():
-        pytest.skip(f"no model at {found}; run scripts/fetch_smollm2.py")
-    return found
-
-
-@pytest.fixture(scope="module")
-def server(model, tmp_path_factory) -> Iterator[str]:
+def server(smollm2, tmp_path_factory) -> Iterator[str]:
     """The address of a served SmolLM2."""
     python = os.environ.get("PREFEVAL_VLLM")
     if not python:
@@ -44,7 +33,7 @@ def server(model, tmp_path_factory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("vllm") / "log"
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(smollm2),
                "--served-model-name", "smollm2", "--port", str(port), "--dtype", "float32",
                "--max-model-len", "4096", "--enforce-eager"]  # fmt: skip
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}

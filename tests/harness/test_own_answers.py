@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from prefeval import records
-from prefeval.harness import checkpoints, lab_rewards, materialise, models, rewards, sweep, train
+from prefeval.harness import (
+    checkpoints,
+    costs,
+    lab_rewards,
+    materialise,
+    models,
+    rewards,
+    sweep,
+    train,
+)
 from prefeval.harness.commands import resolve
 from prefeval.harness.data import to_trl
 from prefeval.harness.settings import SweepConfig
@@ -106,7 +115,7 @@ def test_what_cannot_be_is_refused(methods, options, words):
 )
 def test_models_in_memory_are_those_that_a_trial_holds(methods, options, held):
     (trial,) = config(methods, **options).trials()
-    assert train.models_held(trial) == held
+    assert costs.models_held(trial) == held
 
 
 # -- rewards -----------------------------------------------------------------------------------

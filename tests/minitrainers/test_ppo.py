@@ -13,13 +13,12 @@ from prefeval.minitrainers.ppo import (
     PPOLoss,
     adapt_kl_coef,
     gae,
-    new_value_model,
     ppo_loss,
     token_rewards,
     whiten,
 )
 from prefeval.minitrainers.rollouts import PromptData
-from prefeval.minitrainers.value import ValueModel, explained_variance
+from prefeval.minitrainers.value import ValueModel, explained_variance, new_value_model
 from prefeval.records import PrefevalError
 
 NAMES = ("k1", "k3_gamma.99_lam.9", "whiten_rewards")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -23,19 +22,8 @@ COMMON = {"lr": 1e-5, "batch_size": 4, "max_length": 256, "micro_batch": 2}
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    import platformdirs
-
-    default = Path(platformdirs.user_cache_dir("prefeval")) / "smollm2-135m-instruct"
-    found = Path(os.environ.get("PREFEVAL_SMOLLM2") or default)
-    if not (found / "model.safetensors").is_file():
-        pytest.skip(f"no model at {found}; run scripts/fetch_smollm2.py")
-    return found
-
-
-@pytest.fixture(scope="module")
-def tokenizer(folder):
-    return models.load_tokenizer(folder)
+def tokenizer(smollm2):
+    return models.load_tokenizer(smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +58,8 @@ def test_real_answers_end_with_the_templates_end_token_after_one_prompt(pairs, t
             assert end not in answer.completion_ids[:-1]
 
 
-def test_a_real_pair_run_with_its_prompt_once_has_the_numbers_of_two_rows(folder, pairs):
-    model = models.load_model(folder)
+def test_a_real_pair_run_with_its_prompt_once_has_the_numbers_of_two_rows(smollm2, pairs):
+    model = models.load_model(smollm2)
     assert can_share(model, 256)
     score = PairScorer(model, make_config("dpo", **COMMON))
     long = [p for p in pairs if score.shares([p])][:4]
@@ -83,7 +71,7 @@ def test_a_real_pair_run_with_its_prompt_once_has_the_numbers_of_two_rows(folder
 
 
 def test_dpo_in_bfloat16_with_an_adapter_and_checkpointing_learns_and_resumes(
-    folder, tokenizer, pairs, tmp_path
+    smollm2, tokenizer, pairs, tmp_path
 ):
     config = make_config(
         "dpo", **{**COMMON, "lr": 2e-4}, dtype="bfloat16", lora_rank=8, epochs=2,
@@ -92,7 +80,7 @@ def test_dpo_in_bfloat16_with_an_adapter_and_checkpointing_learns_and_resumes(
     few, trained = PairData(pairs[:8]), []
     for name, stops in (("whole", [None]), ("parts", [2, None])):
         for stop_after in stops:
-            policy = lora.attach(models.load_model(folder), config)
+            policy = lora.attach(models.load_model(smollm2), config)
 
             def on_step(row, stop_after=stop_after) -> None:
                 if row["step"] == stop_after:
@@ -109,7 +97,7 @@ def test_dpo_in_bfloat16_with_an_adapter_and_checkpointing_learns_and_resumes(
     assert log[-1]["margin"] > log[0]["margin"] + 0.1
 
 
-def test_kto_learns_from_real_thumbs(folder, tokenizer, thumbs, tmp_path):
+def test_kto_learns_from_real_thumbs(smollm2, tokenizer, thumbs, tmp_path):
     up = sum(t.desirable for t in thumbs)
     weights = suggest_weights(up, len(thumbs) - up)
     assert 1 <= weights.desirable * up / (weights.undesirable * (len(thumbs) - up)) <= 4 / 3
@@ -120,7 +108,7 @@ def test_kto_learns_from_real_thumbs(folder, tokenizer, thumbs, tmp_path):
     few = ThumbData(thumbs[:48])
     order = [i for batch in thumb_batches(few, config) for i in batch]
     assert order != sorted(order)  # shuffled
-    policy = models.load_model(folder)
+    policy = models.load_model(smollm2)
     kto.train(policy, tokenizer, few, config, out_dir=tmp_path)
     log = rows(tmp_path)
     assert abs(log[0]["kl"]) < 0.05
@@ -130,7 +118,7 @@ def test_kto_learns_from_real_thumbs(folder, tokenizer, thumbs, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["ppo", "grpo", "rounds"])
-def test_a_real_policy_learns_from_its_own_answers(method, folder, tokenizer, tmp_path):
+def test_a_real_policy_learns_from_its_own_answers(method, smollm2, tokenizer, tmp_path):
     """The reward is the share of lower-case letters: nothing to reach in two steps, all to run."""
     questions = ("Name a colour.", "Name a city.", "Say hello.", "Count to three.")
     prompts = PromptData(
@@ -141,13 +129,13 @@ def test_a_real_policy_learns_from_its_own_answers(method, folder, tokenizer, tm
     settings = {**COMMON, "lr": 1e-6, "max_new_tokens": 12, "batch_size": 4}
     if method == "rounds":
         config = make_config("dpo", **settings, rounds=2, round_prompts=4, samples=3)
-        dpo.train(models.load_model(folder), tokenizer,
-                  OnPolicy(prompts, ref=models.load_model(folder)), config,
+        dpo.train(models.load_model(smollm2), tokenizer,
+                  OnPolicy(prompts, ref=models.load_model(smollm2)), config,
                   out_dir=tmp_path)  # fmt: skip
     else:
         own = {"group_size": 2} if method == "grpo" else {}
         config = make_config(method, **settings, **own, iterations=2, ppo_epochs=1, minibatches=2)
-        load(method).train(models.load_model(folder), tokenizer, prompts, config, out_dir=tmp_path)
+        load(method).train(models.load_model(smollm2), tokenizer, prompts, config, out_dir=tmp_path)
     log = rows(tmp_path)
     assert len(log) == 2
     assert log[0]["kl"] == pytest.approx(0, abs=1e-3)
