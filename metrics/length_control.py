@@ -143,25 +143,29 @@ def cross_validated_c(problem: Problem) -> float:
     """C of ``C_GRID`` with the best mean score over 5 folds, ties to the smallest.
 
     Score: -mean(s CE) of the held rows, gamed rows in. Whole clusters are held out together;
-    clusters go to folds in turn, in sorted order. All 50 fits are solved as one batch, from the
-    fits to all rows.
+    clusters go to folds in turn, in sorted order. Fits start from those to all rows.
     """
-    n = len(problem.delta)
+    n, grid = len(problem.delta), np.asarray(C_GRID)
     once = np.ones((1, n))
     labels, weights = _labels(problem, once)
     features = _features(problem, once)
     codes = stats.cluster_codes(problem.clusters, n)
     fold = np.concatenate([codes, np.arange(len(labels) - n)]) % FOLDS
-    held = fold == np.repeat(np.arange(FOLDS), len(C_GRID))[:, None]  # (folds x C, rows)
-    whole = np.repeat(weights, len(C_GRID), axis=0)
-    start = np.tile(l1_logistic.fit(features, labels, whole, C_GRID), (FOLDS, 1))
-    C = np.tile(C_GRID, FOLDS)
-    folds = np.where(held, 0.0, weights)
-    coefs = l1_logistic.fit(features, labels, folds, C, start=start, tolerance=CV_TOLERANCE)
-    p = np.clip(l1_logistic.predict(coefs, features), 1e-15, 1 - 1e-15)
-    loss = -weights * (labels * np.log(p) + (1 - labels) * np.log(1 - p))
-    scores = -(loss * held).sum(axis=1) / np.maximum(held.sum(axis=1), 1)
-    return float(C_GRID[int(np.argmax(scores.reshape(FOLDS, -1).mean(axis=0)))])
+
+    def fits(rows: NDArray[np.bool_], start: Array | None) -> Array:
+        own = np.repeat(weights[:, rows], len(grid), axis=0)
+        x, y = features[:, :, rows], labels[rows]
+        return l1_logistic.fit(x, y, own, grid, start=start, tolerance=CV_TOLERANCE)
+
+    whole = fits(np.ones(len(labels), dtype=bool), None)
+    scores = np.zeros(len(grid))
+    for k in range(FOLDS):
+        held = fold == k
+        p = np.clip(l1_logistic.predict(fits(~held, whole), features[:, :, held]), 1e-15, 1 - 1e-15)
+        y = labels[held]
+        losses = -weights[0, held] * (y * np.log(p) + (1 - y) * np.log(1 - p))
+        scores -= losses.sum(axis=1) / max(held.sum(), 1) / FOLDS
+    return float(grid[int(np.argmax(scores))])
 
 
 def overlap_of(problem: Problem) -> Overlap:

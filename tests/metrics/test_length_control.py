@@ -237,3 +237,13 @@ def test_joint_replicates_centre_on_the_rate():
     assert not reason
     assert 100 * rate == pytest.approx(own.lc_win_rate)
     assert draws.mean() == pytest.approx(rate, abs=0.01)
+
+
+@pytest.mark.parametrize("clusters", [[0] * 6, [0, 0, 0, 1, 1, 1]])
+def test_fewer_clusters_than_folds_still_choose_a_c(clusters):
+    """A fold may hold every row or none."""
+    rng = np.random.default_rng(0)
+    preference, lengths = rng.random(6), rng.integers(5, 20, (2, 6))
+    found = lc.length_controlled(preference, *lengths, clusters=clusters, min_near=0)
+    assert found.C in lc.C_GRID
+    assert 0 <= found.lc_win_rate <= 100
