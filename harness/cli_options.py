@@ -67,6 +67,9 @@ MaxLength = Annotated[int, typer.Option(min=0, help="Tokens of prompt and answer
 MaxNewTokens = Annotated[
     int, typer.Option(min=0, help="Tokens of a generated answer; 0: the default.")
 ]
+LengthUnit = Annotated[
+    str, typer.Option(help="Length control measures answers in characters or tokens.")
+]
 Prompts = Annotated[int, typer.Option(min=0, help="At most so many win-rate prompts; 0: all.")]
 Reward = Annotated[
     str,

@@ -12,7 +12,7 @@ from typing import Any
 from prefeval import records
 from prefeval.harness import executors, grid, inputs, live
 from prefeval.harness import lab as labs
-from prefeval.harness.settings import LAB, SMOKE, SweepConfig, resolve_device
+from prefeval.harness.settings import LAB, SMOKE, UNITS, SweepConfig, resolve_device
 from prefeval.harness.task import Sizes
 from prefeval.records import PrefevalError
 
@@ -49,6 +49,10 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         raise PrefevalError("data of your own needs its model: --model DIR")
     if options["dtype"] not in ("float32", "bfloat16"):
         raise PrefevalError(f"unknown --dtype {options['dtype']!r}; use float32 or bfloat16")
+    if options.get("length_unit", UNITS[0]) not in UNITS:
+        raise PrefevalError(
+            f"unknown --length-unit {options['length_unit']!r}; use {' or '.join(UNITS)}"
+        )
     reference, lab_data = labs.parse_knobs(options["lab"])
     if own and options["lab"]:
         raise PrefevalError("--lab sets knobs of the lab; it has no meaning with --model")
@@ -86,6 +90,7 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         lab=reference,
         lab_data=lab_data,
         sizes=sizes,
+        length_unit=options.get("length_unit", UNITS[0]),
         training=training,
         checkpoints=options.get("checkpoints", 3),
         prompts=options.get("prompts") or None,

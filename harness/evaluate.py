@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 2  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 3  # of measuring: raise it when a change to it, a check or a metric changes a number
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -115,10 +115,12 @@ class Evaluator:
         self._checks(out, self.key, reference=True)
         rows = steps.rows_step(out / "self_play.jsonl", self.key, self._self_play)
         frozen = out / measured.CALIBRATION
-        if not steps.is_done(frozen, self.key):
+        key = records.content_hash([self.key, self.task.length_unit])
+        if not steps.is_done(frozen, key):
+            content = measured.calibrate(self._in_unit(rows), self.task.length_unit)
             with steps.disk_errors(frozen):
-                records.write_json(frozen, measured.calibrate(rows))
-                steps.mark_done(frozen, self.key)
+                records.write_json(frozen, content)
+                steps.mark_done(frozen, key)
 
     def _self_play(self) -> list[dict[str, Any]]:
         """Fresh samples of the reference judged against its own first one (an A/A comparison)."""
@@ -131,12 +133,27 @@ class Evaluator:
             rows += _plain_rows(frame.assign(replicate=index))
         return rows
 
+    def _in_unit(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Self-play's rows with the lengths in the task's unit."""
+        if self.task.length_unit != measured.TOKENS:
+            return rows
+        n = {
+            (c.prompt_id, c.index): len(c.token_ids)
+            for c in measured.read_completions(self.task.reference_dir)
+            if c.mode == "sample"
+        }
+        return [
+            {**row, "len_output": n[row["prompt_id"], row["replicate"]],
+             "len_baseline": n[row["prompt_id"], 0]}
+            for row in rows
+        ]  # fmt: skip
+
     # -- one checkpoint -----------------------------------------------------------------------
 
     def measure(self, checkpoint: Path, out: Path) -> list[MetricResult]:
         """All files of one checkpoint, in ``out``; returns its metrics."""
         key = records.content_hash([self.key, _model_hash(checkpoint, self.task.reference)])
-        metrics_key = records.content_hash([key, sorted(metrics.plugins())])
+        metrics_key = records.content_hash([key, self.task.length_unit, sorted(metrics.plugins())])
         done = out / "metrics.json"
         saved = [out / f"{name}.jsonl" for name in ("completions", *measured.FRAMES)]
         if not (steps.is_done(done, metrics_key) and all(steps.is_done(f, key) for f in saved)):

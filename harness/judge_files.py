@@ -210,6 +210,8 @@ def command(options: Mapping[str, Any]) -> None:
         "from_cache": judge.hits,
         **{k: getattr(judge.judge, k) for k in ("calls", "tokens") if hasattr(judge.judge, k)},
     }
+    if cost := getattr(judge.judge, "cost", 0.0):
+        calls["cost"] = round(cost, 6)
     if options["json_output"]:
         found = {"annotations": str(out), "audit": audit, **calls}
         print(json.dumps(records.to_jsonable(found), ensure_ascii=False))

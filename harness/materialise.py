@@ -55,7 +55,7 @@ def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Ma
         records.write_jsonl(data / "prompts.jsonl", prompts)
     world = f"seed={config.lab.seed},people={config.lab.people}"
     judge = config.judge or f"lab:{world},{LAB_JUDGE}"
-    task = Task(str(run), str(built.reference), judge, config.sizes, config.dtype, config.device)
+    task = Task(str(run), str(built.reference), judge, **_settings(config))
     counts = {
         "pairs": len(records.read_jsonl(data / "pairs.jsonl")),
         **_thumb_counts(records.read_jsonl(data / "thumbs.jsonl")),
@@ -64,6 +64,12 @@ def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Ma
     }
     about = {"reference": config.lab, "data": config.lab_data}
     return Materials(task, counts, lab=records.to_jsonable(about))
+
+
+def _settings(config: SweepConfig) -> dict[str, Any]:
+    """What a task takes over as it is."""
+    names = ("sizes", "length_unit", "dtype", "device")
+    return {name: getattr(config, name) for name in names}
 
 
 def _from_own(config: SweepConfig, run: Path) -> Materials:
@@ -105,7 +111,7 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
         for name, rows_ in files.items():
             records.write_jsonl(data / name, rows_)
     judge = config.judge or f"reward_model:{run / 'judge' / 'model'}"
-    task = Task(str(run), str(reference), judge, config.sizes, config.dtype, config.device)
+    task = Task(str(run), str(reference), judge, **_settings(config))
     counts = {
         **{Path(name).stem: len(rows_) for name, rows_ in files.items() if "pairs" in name},
         **_thumb_counts(files["thumbs.jsonl"]),

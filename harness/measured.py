@@ -12,14 +12,15 @@ import pandas as pd
 
 from prefeval import records
 from prefeval.harness.task import Task
-from prefeval.metrics import length_control
+from prefeval.metrics import length_control, stats
 from prefeval.metrics.calibration import DEFAULT_C
 from prefeval.metrics.evidence import Evidence
 from prefeval.records import Completion, MetricResult, PrefevalError
 
 FRAMES = ("judgments", "samples", "pairs", "checks")
-CALIBRATION, CALIBRATION_VERSION = "calibration.json", 1
+CALIBRATION, CALIBRATION_VERSION = "calibration.json", 2
 ESTIMATOR = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
+TOKENS = "tokens"
 _FLOATS = ("value", "stderr", "ci_low", "ci_high")
 
 
@@ -31,14 +32,16 @@ def read_metrics(path: Path) -> list[MetricResult]:
     return [MetricResult(**row) for row in rows]
 
 
-def calibrate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def calibrate(rows: Sequence[Mapping[str, Any]], unit: str = "characters") -> dict[str, Any]:
     """What length control freezes before a run, for ``calibration.json``: C, each prompt's
-    difficulty, and the reference's judgments against itself as gamed rows."""
-    found: dict[str, Any] = {"version": CALIBRATION_VERSION, "unit": "characters", "C": DEFAULT_C}
+    difficulty, and the reference's judgments against itself as gamed rows. Lengths are in
+    ``unit``."""
+    found: dict[str, Any] = {"version": CALIBRATION_VERSION, "unit": unit, "C": DEFAULT_C}
     if not rows:
-        return {**found, "estimator": length_control.Calibration().name, "difficulty": {}}
+        name = f"{length_control.Calibration().name}; lengths in {unit}"
+        return {**found, "estimator": name, "difficulty": {}}
     frame = pd.DataFrame(rows)
-    preference = frame["preference"].astype(float).to_numpy()
+    preference = frame["preference"].to_numpy(dtype=np.float64, na_value=np.nan)
     difficulty = length_control.difficulty_from_self_play(frame["prompt_id"].tolist(), preference)
     gamed = length_control.gamed_rows(
         preference,
@@ -48,7 +51,8 @@ def calibrate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     )
     return {
         **found,
-        "estimator": ESTIMATOR,
+        "estimator": f"{ESTIMATOR}; lengths in {unit}",
+        "self_play": _self_play(frame, preference),
         "difficulty": {str(k): float(v) for k, v in difficulty.items()},
         "gamed": {
             "preference": gamed.preference.tolist(),
@@ -57,6 +61,16 @@ def calibrate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "weight": gamed.weight,
         },
     }
+
+
+def _self_play(frame: pd.DataFrame, preference: stats.Array) -> dict[str, Any]:
+    """The A/A rate, clustered as the prompts are."""
+    read = np.isfinite(preference)
+    clusters = frame["cluster"].to_numpy()[read]
+    noise: dict[str, Any] = records.to_jsonable(
+        stats.bounded_mean(preference[read], clusters).scaled(100)
+    )
+    return noise
 
 
 def read_calibration(
@@ -81,7 +95,11 @@ def read_calibration(
             np.array(rows["difficulty"]),
             rows["weight"],
         )
-    frozen = length_control.Calibration(saved["C"], gamed, saved["estimator"])
+    self_play = None
+    if noise := saved.get("self_play"):
+        noise |= {k: math.nan for k, v in noise.items() if v is None}
+        self_play = stats.Estimate(**noise)
+    frozen = length_control.Calibration(saved["C"], gamed, saved["estimator"], self_play)
     return frozen, saved["difficulty"]
 
 
@@ -99,6 +117,10 @@ def read_evidence(
     frozen, difficulty = calibration
     judged = frames["judgments"]
     judged["difficulty"] = [difficulty.get(i, 0.0) for i in judged["prompt_id"]]
+    if task.length_unit == TOKENS:
+        counts = frames["samples"].set_index("prompt_id")
+        judged["len_output"] = counts.loc[judged["prompt_id"], "n_tokens"].to_numpy()
+        judged["len_baseline"] = counts.loc[judged["prompt_id"], "ref_n_tokens"].to_numpy()
     reference = pd.DataFrame(records.read_jsonl(task.reference_dir / "pairs.jsonl"))
     if len(reference):
         names = {"chosen_logps": "ref_chosen_logps", "rejected_logps": "ref_rejected_logps"}

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
+from prefeval.harness import judges
 from prefeval.harness.lab import DataConfig, ReferenceConfig
 from prefeval.harness.task import Sizes
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError, Trial
 
 LAB = "lab"
+UNITS = ("characters", "tokens")
 
 PAIRWISE: Mapping[str, Any] = {
     "lr": 3.5e-4, "schedule": "constant", "batch_size": 32, "epochs": 2,
@@ -69,6 +71,7 @@ class SweepConfig:
     lab: ReferenceConfig = field(default_factory=ReferenceConfig)
     lab_data: DataConfig = field(default_factory=DataConfig)
     sizes: Sizes = field(default_factory=Sizes)
+    length_unit: str = UNITS[0]
     training: Mapping[str, Any] = field(default_factory=dict)
     """settings of every trainer that the person gave (lr, epochs, batch_size, ...)"""
     checkpoints: int = 3
@@ -91,9 +94,10 @@ class SweepConfig:
 
     @property
     def hash(self) -> str:
-        """What names the run; the lab's knobs count in the lab alone."""
+        """What names the run; the lab's knobs count in the lab alone, a judge's pace never."""
         own = {} if self.is_lab else {"lab": None, "lab_data": None}
-        return records.content_hash({**records.to_jsonable(self), **own})
+        judge = judges.identity(self.judge)
+        return records.content_hash({**records.to_jsonable(self), "judge": judge, **own})
 
     @property
     def name(self) -> str:

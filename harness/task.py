@@ -51,6 +51,8 @@ class Task:
     judge: str
     """as `judges.open_judge` takes it"""
     sizes: Sizes = field(default_factory=Sizes)
+    length_unit: str = "characters"
+    """in which length control measures answers: characters or tokens"""
     dtype: str = "float32"
     device: str = "cpu"
 

@@ -21,6 +21,7 @@ ENTRY_POINTS = "prefeval.metrics"
 METRICS: dict[str, str] = {
     "win_rate": "prefeval.metrics.win_rate:win_rate",
     "lc_win_rate": "prefeval.metrics.lc_win_rate:lc_win_rate",
+    "style_win_rate": "prefeval.metrics.lc_win_rate:style_win_rate",
     "kl": "prefeval.metrics.kl:kl",
     "logps": "prefeval.metrics.logps:logps",
     "length": "prefeval.metrics.length:length",

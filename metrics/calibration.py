@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from prefeval.metrics.stats import Array
+from prefeval.metrics.stats import Array, Estimate
 
 C_GRID: Array = np.logspace(-4, 4, 10)
 DEFAULT_C = float(C_GRID[5])  # 2.78: what cross-validation chose for most published models
@@ -43,6 +43,9 @@ class Calibration:
     C: float | None = DEFAULT_C
     gamed: GamedRows | None = None
     name: str = "length_controlled_v1, C fixed"
+    self_play: Estimate | None = None
+    """Win rate of the reference's fresh samples against its own answers, percent: 50 but for noise,
+    so its interval is the floor under every other rate."""
 
 
 def difficulty_from_self_play(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from prefeval.metrics import style
 from prefeval.metrics.calibration import Calibration
 from prefeval.records import PrefevalError
 
@@ -29,6 +30,7 @@ class Schema:
     positive: tuple[str, ...] = ()  # >= 1
     real: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()  # those of the above that may be NaN
+    extra: tuple[str, ...] = ()  # further counts, that a frame may do without
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -40,6 +42,10 @@ class Schema:
         """Every column."""
         return self.ids + self.text + self.numbers
 
+    def present(self, frame: pd.DataFrame) -> tuple[str, ...]:
+        """Every column that a frame has, the needed ones first."""
+        return (*self.columns, *(c for c in self.extra if c in frame.columns))
+
 
 PREFERENCES = ("preference", "preference_first", "preference_second")
 SCHEMAS: Mapping[str, Schema] = {
@@ -50,6 +56,7 @@ SCHEMAS: Mapping[str, Schema] = {
         counts=("len_output", "len_baseline"),
         real=("difficulty",),
         unread=(*PREFERENCES, "true_preference"),
+        extra=style.COLUMNS,
     ),
     "samples": Schema(
         ids=("prompt_id",),
@@ -82,8 +89,9 @@ class Evidence:
     judgments: prompt_id, cluster, behaviour, preference (probability that the policy beats the
         reference, mean of both orders), preference_first (policy shown first), preference_second
         (policy shown second; also that the policy wins), true_preference (the lab's oracle),
-        len_output, len_baseline (characters), difficulty (logit, frozen before the run; 0 if
-        unknown). NaN preferences are verdicts that could not be read.
+        len_output, len_baseline (in the calibration's unit), difficulty (logit, frozen
+        before the run; 0 if unknown), and the counts of ``style.COLUMNS`` if known. NaN
+        preferences are verdicts that could not be read.
     samples: prompt_id, cluster, behaviour, kl and k1 (nats/sequence, on the policy's own sample
         at temperature 1), n_tokens, ref_n_tokens, ended, ref_ended, entropy (nats/token).
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
@@ -137,7 +145,7 @@ def _checked(frame: pd.DataFrame, name: str, schema: Schema) -> pd.DataFrame:
     missing = [c for c in schema.columns if c not in frame.columns]
     if missing:
         raise PrefevalError(f"{name} lack the column(s) {_names(missing)}; add them")
-    frame = frame[list(schema.columns)].copy()
+    frame = frame[list(schema.present(frame))].copy()
     for column in (*(c for c in schema.ids if c != "index"), *schema.text):
         frame[column] = frame[column].astype(str)
     doubled = frame.loc[frame.duplicated(list(schema.ids)), schema.ids[0]].tolist()
@@ -145,7 +153,7 @@ def _checked(frame: pd.DataFrame, name: str, schema: Schema) -> pd.DataFrame:
         raise PrefevalError(
             f"{name} hold {schema.ids[0]} {_names(doubled)} more than once; keep one row each"
         )
-    for column in schema.numbers:
+    for column in (*schema.numbers, *(c for c in schema.extra if c in frame.columns)):
         frame[column] = _numbers(frame, column, name, schema)
     if "cluster" in schema.text:
         frame["cluster"] = frame["cluster"].where(frame["cluster"] != "", frame[schema.ids[0]])
@@ -169,7 +177,7 @@ def _numbers(frame: pd.DataFrame, column: str, name: str, schema: Schema) -> pd.
     limits = {
         "between 0 and 1": (schema.shares, (x < 0) | (x > 1)),
         "0 or 1": (schema.binary, (x != 0) & (x != 1)),
-        "0 or more": (schema.counts, x < 0),
+        "0 or more": ((*schema.counts, *schema.extra), x < 0),
         "1 or more": (schema.positive, x < 1),
     }
     for rule, (columns, broken) in limits.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from prefeval.metrics.retention import BehaviourChange
+from prefeval.metrics.stats import Estimate
 
 State = Literal["usable", "not usable", "undecided"]
 
@@ -56,7 +57,8 @@ class Rival:
     """Another β's checkpoint beside the recommended one: recommended less rival, points.
 
     The interval is simultaneous over all rivals; ``distinguishable`` is whether it excludes 0
-    and below.
+    and below. ``needed`` is how many prompts of this kind would show the difference by itself with
+    a power of 80%, were it as measured; None where there is none to show.
     """
 
     method: str
@@ -67,6 +69,7 @@ class Rival:
     ci_low: float
     ci_high: float
     distinguishable: bool
+    needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,5 @@ class Selection:
     level: float
     n_boot: int
     estimator: str
+    self_play: Estimate | None = None
+    """the reference's fresh samples against its own answers, percent: the judge's noise"""

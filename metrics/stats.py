@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import optimize, special
 
 from prefeval.records import MetricResult
 
 Array = NDArray[np.float64]
-FEW = 8  # of the rarer kind, under which a score interval needs an exact end
+ENDS = 0.1  # a rate nearer 0 or 1 gets an interval that is exact
 ONE_CLUSTER = "all observations are of one cluster, so no interval can be given"
 
 
@@ -155,18 +155,41 @@ def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
 
 
 def binomial_interval(p: float, n: float, quantile: float) -> tuple[float, float]:
-    """Wilson's interval, but Clopper and Pearson's outer end where at most 8 are the rarer kind.
+    """Mid-P interval for a proportion ``p`` of ``n``, exact where that one lies near 0 or 1.
 
-    Wilson's alone covers as little as 84% near 0 and 1; so modified (after Brown, Cai and
-    DasGupta 2001) it covers 93% or more at any rate for n >= 50. ``n`` need not be whole.
+    Mid-P (Lancaster 1961; Berry and Armitage 1995) counts half of the chance of what was seen, and
+    covers close to its level on both sides. Where Clopper and Pearson's interval lies wholly below
+    10% or above 90% it is taken: it never covers less than its level, which matters most there. So
+    for n >= 50 rates of 10, 15, ..., 90% are covered by 93.5 to 96.5% of 95% intervals, rates
+    nearer 0 or 1 by at least 93.9%. ``n`` need not be whole.
     """
-    low, high = wilson(p, n, quantile)
-    tail, few, rest = float(special.ndtr(-quantile)), p * n, (1 - p) * n
-    if 0 < few <= FEW:
-        low = min(low, float(special.betaincinv(few, rest + 1, tail)))
-    if 0 < rest <= FEW:
-        high = max(high, float(special.betaincinv(few + 1, rest, 1 - tail)))
-    return low, high
+    if not n > 0:
+        return math.nan, math.nan
+    tail = float(special.ndtr(-quantile))
+    hits, misses = (share * n if share > 1e-12 else 0.0 for share in (p, 1 - p))
+    low, high = (1 - _exact_high(misses, hits, tail)), _exact_high(hits, misses, tail)
+    if high < ENDS or low > 1 - ENDS:
+        return low, high
+    return 1 - _mid_p_high(misses, hits, tail), _mid_p_high(hits, misses, tail)
+
+
+def _exact_high(hits: float, misses: float, tail: float) -> float:
+    """The rate at which as few hits have a chance of ``tail``."""
+    return float(special.betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
+
+
+def _mid_p_high(hits: float, misses: float, tail: float) -> float:
+    """The rate at which fewer hits and half of as many have a chance of ``tail``."""
+    if misses <= 0:
+        return 1.0
+
+    def excess(rate: float) -> float:
+        more = special.betainc(hits + 1, misses, rate)
+        as_many = (special.betainc(hits, misses + 1, rate) if hits > 0 else 1.0) - more
+        return float(1 - more - as_many / 2 - tail)
+
+    exact = _exact_high(hits, misses, tail)
+    return float(optimize.brentq(excess, hits / (hits + misses), exact, xtol=1e-12))
 
 
 def design_effect(values: ArrayLike, clusters: Sequence[Any] | NDArray[Any] | None) -> float:

@@ -7,10 +7,10 @@ and these three; here they join ``length_control``'s model as further terms that
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from prefeval.metrics.stats import Array
 
@@ -28,6 +28,11 @@ class Style(NamedTuple):
     bold: int
 
 
+SIDES = ("output", "baseline")
+COLUMNS = tuple(f"{mark}_{side}" for side in SIDES for mark in Style._fields)
+"""Of a frame with one answer of each side a row."""
+
+
 def style_of(text: str) -> Style:
     """Count what Markdown marks.
 
@@ -38,10 +43,17 @@ def style_of(text: str) -> Style:
     return Style(*(len(pattern.findall(prose)) for pattern in (HEADING, ITEM, BOLD)))
 
 
-def style_terms(output: Sequence[Style], baseline: Sequence[Style]) -> Array:
+def columns_of(output: str, baseline: str) -> dict[str, int]:
+    """The counts of a model's answer and of its baseline's, by ``COLUMNS``."""
+    counts = (*style_of(output), *style_of(baseline))
+    return dict(zip(COLUMNS, counts, strict=True))
+
+
+def style_terms(output: ArrayLike, baseline: ArrayLike) -> Array:
     """(n, 3) terms of n prompts: (baseline - output)/(baseline + output), over its sd.
 
-    The sign is that of the length term: below 0 where the model has more. 0 where neither has any,
+    ``output`` and ``baseline`` are counts (n, 3), ``Style`` by ``Style``. The sign is that of the
+    length term: below 0 where the model has more. 0 where neither has any,
     or where the difference never varies.
     """
     a = np.asarray(output, dtype=np.float64).reshape(-1, 3)

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from prefeval import metrics
-from prefeval.metrics import resample, verdict
+from prefeval.metrics import resample, stats, verdict
 from prefeval.metrics.evidence import Evidence, require_aligned
 from prefeval.metrics.pooling import (
     Half,
@@ -116,13 +116,14 @@ def select(
         verdict=verdict.sentence(best, betas, rules.margin, unseen=bool(seen)),
         betas=tuple(sorted(betas, key=lambda b: (b.method, b.beta))),
         windows=windows,
-        warnings=verdict.warnings(betas, evidences),
+        warnings=verdict.warnings(betas, evidences, best),
         prompts_choosing=int(chooses.sum()),
         prompts_reporting=reporting.n,
         margin=margin,
         level=level,
         n_boot=n_boot,
         estimator=evidences[0].calibration.name,
+        self_play=evidences[0].calibration.self_play,
     )
 
 
@@ -243,6 +244,14 @@ def _seed_to_ship(
     return min(recipe.members, key=order) if len(recipe.members) > 1 else recipe.members[0]
 
 
+def _needed(gap: Array, n: int) -> int | None:
+    """Prompts that would show a difference: ``gap`` (B + 1,) are its resamples and itself."""
+    difference, stderr = abs(float(gap[-1])), float(gap[:-1].std(ddof=1))
+    if difference < 0.001 or not stderr > 0:
+        return None
+    return stats.required_n(stderr * math.sqrt(n), difference)
+
+
 def _rivals(
     place: int,
     chosen: Sequence[Recipe],
@@ -275,6 +284,7 @@ def _rivals(
             ci_low=100 * float(joint.ci_low[j]),
             ci_high=100 * float(joint.ci_high[j]),
             distinguishable=bool(joint.ci_low[j] > 0),
+            needed=_needed(gaps[:, j], half.n),
         )
         for j, i in enumerate(others)
     )

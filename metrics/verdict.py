@@ -207,9 +207,11 @@ def _prompts_needed(value: Rate) -> str:
     return f" (were that its true rate, it would take about {needed})"
 
 
-def warnings(betas: Sequence[BetaVerdict], evidences: Sequence[Evidence]) -> tuple[str, ...]:
+def warnings(
+    betas: Sequence[BetaVerdict], evidences: Sequence[Evidence], best: Recommendation | None
+) -> tuple[str, ...]:
     """What the reader should know before trusting the verdict."""
-    found = []
+    found = [*_noise(evidences[0]), *_unresolved(best)]
     if all(e.checks.empty for e in evidences):
         found.append("No behaviour was checked, so damage could not be seen.")
     unread = [int(e.judgments["preference"].isna().sum()) for e in evidences]
@@ -221,3 +223,31 @@ def warnings(betas: Sequence[BetaVerdict], evidences: Sequence[Evidence]) -> tup
     if betas and all(len(b.seeds) == 1 for b in betas):
         found.append(PROMPTS_NOT_TRAINING)
     return tuple(found)
+
+
+def _noise(evidence: Evidence) -> list[str]:
+    """The judge on the reference against itself, where it does not come out even."""
+    again = evidence.calibration.self_play
+    if again is None or not (again.ci_low > 50 or again.ci_high < 50):
+        return []
+    return [
+        f"The reference's fresh samples win {again.value:.1f}% ({again.ci_low:.1f} to "
+        f"{again.ci_high:.1f}) against its own answers, where 50 is due: no rate nearer to 50 than "
+        "that shows anything."
+    ]
+
+
+def _unresolved(best: Recommendation | None) -> list[str]:
+    """The nearest usable β that these prompts do not tell from the recommended one."""
+    if best is None:
+        return []
+    alike = [r for r in best.rivals if r.state == "usable" and not r.distinguishable]
+    known = [r for r in alike if r.needed is not None]
+    if not known:
+        return []
+    widest = max(known, key=lambda r: abs(r.difference))
+    return [
+        f"{best.pooled.n} prompts and this judge do not tell it from {len(alike)} other usable β; "
+        f"the largest difference, {abs(widest.difference):.1f} points to {name_of(widest)}, would "
+        f"take about {widest.needed} prompts to show."
+    ]

@@ -237,5 +237,11 @@ def _judge(run: Run) -> str:
         parts.append(f"held-out accuracy {fixed(100 * judge['held_out_accuracy'])}%")
     if isinstance(judge.get("length_reliance"), (int, float)):
         parts.append(f"reliance on length {fixed(judge['length_reliance'], 2)}")
+    again = (run.selection or {}).get("self_play") or {}
+    if isinstance(again.get("value"), (int, float)):
+        ends = (
+            f" [{fixed(again['ci_low'])}, {fixed(again['ci_high'])}]" if again.get("ci_low") else ""
+        )
+        parts.append(f"the reference against itself {fixed(again['value'])}%{ends}")
     caveat = str(judge.get("caveat") or "")
     return ". ".join(filter(None, (", ".join(filter(None, parts)), caveat)))

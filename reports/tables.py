@@ -20,6 +20,7 @@ TABLE = (
     ("kl_per_token", "KL/token", "nats/token", None, False),
     ("win_rate", "raw WR %", "win rate against the reference", 1, False),
     ("lc_win_rate", "LC WR %", "length-controlled win rate", 1, False),
+    ("style_win_rate", "style WR %", "win rate at equal length and Markdown style", 1, False),
     ("true_win_rate", "true WR %", "win rate by the lab's oracle", 1, False),
     ("length_ratio", "length ×", "mean tokens, policy / reference", 2, False),
     ("delta_chosen", "Δchosen", "held-out pairs, nats/sequence", 2, True),

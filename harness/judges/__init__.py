@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prefeval.metrics import style
 from prefeval.records import Comparison, PrefevalError, Prompt, Verdict
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ JUDGES: dict[str, str] = {
 COLUMNS = [
     *("prompt_id", "cluster", "behaviour", "preference", "preference_first", "preference_second"),
     *("true_preference", "len_output", "len_baseline", "difficulty"),
+    *style.COLUMNS,
 ]
 
 
@@ -98,6 +100,18 @@ def open_judge(spec: str, *, device: str = "cpu", dtype: str = "float32") -> Jud
     return get(name)(argument, device=device, dtype=dtype)
 
 
+def identity(spec: str) -> str:
+    """The judge without the options on which no verdict depends (its module's ``PACE``)."""
+    name, _, argument = spec.partition(":")
+    free = (
+        getattr(import_module(JUDGES[name].partition(":")[0]), "PACE", ()) if name in JUDGES else ()
+    )
+    if not free:
+        return spec
+    kept = [part for part in argument.split(",") if part.partition("=")[0] not in free]
+    return f"{name}:{','.join(kept)}"
+
+
 def judge_both_orders(
     judge: Judge,
     prompts: Sequence[Prompt],
@@ -122,7 +136,7 @@ def judge_both_orders(
     One row a prompt, sorted by id. ``preference_first`` (output shown first), ``preference_second``
     (output shown second) and their mean ``preference`` are probabilities that the output wins; NaN
     where a verdict could not be read, and then the mean is too: one order alone carries the judge's
-    liking for a position. Lengths are in characters.
+    liking for a position. Lengths are in characters, ``style.COLUMNS`` are counts.
 
     Raises
     ------
@@ -159,6 +173,7 @@ def judge_both_orders(
                 "len_output": len(output),
                 "len_baseline": len(baseline),
                 "difficulty": 0.0,
+                **style.columns_of(output, baseline),
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -2,12 +2,13 @@
 
     endpoint:model=NAME[,url=http://host:8000/v1][,mode=text|json|logprobs][,concurrency=8]
              [,timeout=60][,retries=5][,max_calls=N][,max_tokens=N][,temperature=0][,new_tokens=512]
+             [,price_in=P][,price_out=P]
 
 The address and key may come from ``OPENAI_BASE_URL`` and ``OPENAI_API_KEY``; the key is kept
 nowhere. 429, 5xx, time-outs and broken connections are tried again after a growing, jittered wait
 (the ``openai`` package does that), answers of 200 that hold no completion too. What stays
 unreadable is counted, never a tie. Reaching a limit stops with an error; verdicts given until then
-are kept by whoever caches them.
+are kept by whoever caches them. Prices are of a million tokens read and written, in any currency.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ class Options:
     """of requests and replies together; 0: no limit"""
     temperature: float = 0.0
     new_tokens: int = 512
+    price_in: float = 0.0
+    """of a million tokens of requests"""
+    price_out: float = 0.0
+    """of a million tokens of replies"""
+
+
+PACE = ("concurrency", "timeout", "retries", "max_calls", "max_tokens", "price_in", "price_out")
+"""Options on which no verdict depends."""
 
 
 class EndpointJudge:
@@ -55,6 +64,7 @@ class EndpointJudge:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.calls = self.tokens = self.unread = 0
+        self.cost = 0.0
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -133,7 +143,7 @@ class EndpointJudge:
                 self.unread += 1
                 return reply
             if (choices := getattr(reply, "choices", None)) and choices[0].message is not None:
-                self.tokens += getattr(reply.usage, "total_tokens", 0) or 0
+                self._count(reply.usage)
                 verdict = self._verdict(choices[0])
                 self.unread += verdict.preference is None
                 return verdict
@@ -142,6 +152,13 @@ class EndpointJudge:
             f"{self._where} answers without a completion ({str(reply)[:80]!r}); "
             f"check that the address ends in /v1 and serves chats; {KEPT}"
         )
+
+    def _count(self, usage: Any) -> None:
+        read, written, total = (
+            getattr(usage, f"{name}_tokens", 0) or 0 for name in ("prompt", "completion", "total")
+        )
+        self.tokens += total
+        self.cost += (read * self.options.price_in + written * self.options.price_out) / 1e6
 
     def _verdict(self, choice: Any) -> Verdict:
         text = choice.message.content or ""
