@@ -8,7 +8,7 @@ import pytest
 from prefeval import records
 from prefeval.harness import measured
 from prefeval.harness.task import Task
-from prefeval.metrics import length_control
+from prefeval.metrics import length_control, stats
 from prefeval.records import PrefevalError
 
 
@@ -17,7 +17,8 @@ def rows():
     rng = np.random.default_rng(0)
     return [
         {
-            "prompt_id": f"p{i % 20:02d}", "preference": None if i == 3 else float(rng.random()),
+            "prompt_id": f"p{i % 20:02d}", "cluster": f"c{i % 10}",
+            "preference": None if i == 3 else float(rng.random()),
             "len_output": int(rng.integers(10, 90)), "len_baseline": int(rng.integers(10, 90)),
         }
         for i in range(80)
@@ -47,11 +48,16 @@ def test_what_was_frozen_is_read_back_to_the_bit(rows, tmp_path):
     for name in ("preference", "length", "difficulty"):
         assert np.array_equal(getattr(calibration.gamed, name), getattr(gamed, name))
     assert len(gamed.preference) == 79
+    read = np.isfinite(preference)
+    clusters = [r["cluster"] for r in rows]
+    again = stats.bounded_mean(np.array(preference)[read], np.array(clusters)[read]).scaled(100)
+    assert calibration.self_play == again
 
 
 def test_without_self_play_the_estimator_says_so(tmp_path):
     calibration, difficulty = measured.read_calibration(saved(tmp_path, measured.calibrate([])))
-    assert (calibration.name, calibration.gamed) == (length_control.Calibration().name, None)
+    assert calibration.name == f"{length_control.Calibration().name}; lengths in characters"
+    assert (calibration.gamed, calibration.self_play) == (None, None)
     assert difficulty == {}
 
 

@@ -288,6 +288,22 @@ def test_limits_stop_the_spending_and_keep_what_was_bought(limit, calls, serve, 
     assert rest.hits == calls
 
 
+def test_prices_give_the_cost_of_the_tokens_read_and_written(serve):
+    judge = open_judge(serve(prefers_first), price_in=2, price_out=30)
+    judge.compare(comparisons(5))
+    assert judge.tokens == 500
+    assert judge.cost == pytest.approx(5 * (90 * 2 + 10 * 30) / 1e6)
+
+
+def test_options_on_which_no_verdict_depends_do_not_name_the_judge():
+    spec = "endpoint:model=m,concurrency=4,mode=json,timeout=9,max_calls=3,price_in=1"
+    assert judges.identity(spec) == "endpoint:model=m,mode=json"
+    assert judges.identity("lab:seed=0") == "lab:seed=0"
+    assert judges.identity("") == ""
+    changed = set(endpoint.Options.__dataclass_fields__) - set(endpoint.PACE)
+    assert changed == set(judges.open_judge("endpoint:model=m").settings) - {"prompt"}
+
+
 def test_what_is_in_flight_at_a_limit_is_paid_for_and_kept(serve, tmp_path):
     def slowly(request: dict[str, Any], before: int) -> Reply:
         time.sleep(0.2)

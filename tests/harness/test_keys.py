@@ -150,3 +150,12 @@ def test_labs_knobs_do_not_name_a_run_on_other_data(task: Task, tmp_path: Path) 
     assert turned.hash == config.hash
     lab = SweepConfig(("dpo",), {"dpo": (0.1,)})
     assert replace(lab, lab_data=replace(lab.lab_data, noise=0.3)).hash != lab.hash
+
+
+def test_a_judges_pace_does_not_name_the_run(task: Task, tmp_path: Path) -> None:
+    config = own(task, tmp_path / "pairs.jsonl")
+    named = [
+        replace(config, judge=f"endpoint:model={m},concurrency={n}").hash
+        for m, n in (("a", 1), ("a", 8), ("b", 1))
+    ]
+    assert named[0] == named[1] != named[2]

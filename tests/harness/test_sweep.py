@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 
 from prefeval import records
+from prefeval.harness import measured
+from prefeval.harness.task import Sizes, Task
 
 SWEEP = ("sweep", "--smoke", "--methods", "dpo", "--beta", "0.05,0.3", "--workers", "2")
 
@@ -149,6 +151,31 @@ def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: P
     before = page.read_bytes()
     prefeval(["report", str(checkpoint.parents[2])], lab_cache)
     assert page.read_bytes() == before
+
+
+def test_lengths_in_tokens_are_those_of_the_saved_answers(lab_cache: Path, tmp_path: Path) -> None:
+    """And the same answers judged: only what length control makes of them differs."""
+    arguments = [*SWEEP[:4], "--beta", "0.05", "--out", str(tmp_path)]
+    prefeval([*arguments, "--name", "characters"], lab_cache)
+    prefeval([*arguments, "--name", "tokens", "--length-unit", "tokens"], lab_cache)
+    found = {}
+    for unit in ("characters", "tokens"):
+        run = tmp_path / unit
+        (checkpoint,) = run.glob("trials/*/checkpoint-*")
+        assert records.read_json(run / "reference/calibration.json")["unit"] == unit
+        assert unit in records.read_json(run / "summary.json")["selection"]["estimator"]
+        found[unit] = (checkpoint / "judgments.jsonl").read_bytes()
+    assert found["characters"] == found["tokens"]
+    settings = {"sizes": Sizes(), "length_unit": "tokens"}
+    task = Task(str(run), "", "", **settings)
+    evidence = measured.read_evidence(checkpoint, task, measured.read_calibration(task))
+    for folder, column in ((checkpoint, "len_output"), (run / "reference", "len_baseline")):
+        answers = measured.first_samples(measured.read_completions(folder))
+        want = [len(answers[i].token_ids) for i in evidence.judgments["prompt_id"]]
+        assert evidence.judgments[column].tolist() == want
+    assert len(evidence.calibration.gamed.preference) > 0
+    refused = prefeval([*arguments, "--length-unit", "words"], lab_cache, code=2)
+    assert "use characters or tokens" in refused.stderr
 
 
 def test_lab_is_written_out_as_ordinary_files_and_never_over_others(

@@ -1,6 +1,7 @@
 """Every metric by hand, and the registry."""
 
 import math
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from prefeval import metrics
+from prefeval.metrics import style
 from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.retention import changes
 from prefeval.records import MetricResult, PrefevalError
@@ -308,3 +310,46 @@ def test_a_broken_plugin_raises_with_its_name(monkeypatch, name, value, said):
     plug(monkeypatch, name, value)
     with pytest.raises(PrefevalError, match=said):
         metrics.compute(Evidence(), np.random.default_rng(0))
+
+
+def styled(evidence, rng, *, effect):
+    """A judge that pays ``effect`` for bold words, of which the policy has more."""
+    frame = evidence.judgments
+    n = len(frame)
+    counts = dict.fromkeys(style.COLUMNS, 0)
+    ours, theirs = rng.poisson(3, n), rng.poisson(1, n)
+    gap = (ours - theirs) / np.maximum(ours + theirs, 1)
+    won = (rng.random(n) < 1 / (1 + np.exp(-effect * gap))).astype(float)
+    preferences = dict.fromkeys(("preference", "preference_first", "preference_second"), won)
+    columns = counts | {"bold_output": ours, "bold_baseline": theirs} | preferences
+    return replace(evidence, judgments=frame.assign(**columns))
+
+
+def test_style_win_rate_sees_through_bold_words(make):
+    rng = np.random.default_rng(3)
+    got = measure_all(styled(make(rng, length_effect=0.0), rng, effect=1.5))
+    assert got["win_rate"].ci_low > 55
+    assert got["lc_win_rate"].ci_low > 55  # length is not what was paid for
+    assert got["style_win_rate"].ci_low < 50 < got["style_win_rate"].ci_high
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_style_win_rate_says_why_there_is_none(make, counted):
+    evidence = make(np.random.default_rng(4))
+    if counted:
+        columns = dict.fromkeys(style.COLUMNS, 0)
+        evidence = replace(evidence, judgments=evidence.judgments.assign(**columns))
+    got = measure("style_win_rate", evidence)["style_win_rate"]
+    assert math.isnan(got.value)
+    assert ("no answer has headings" if counted else "were not counted") in got.reason
+
+
+def test_a_style_count_below_zero_is_refused(make):
+    columns = dict.fromkeys(style.COLUMNS, -1)
+    evidence = make(np.random.default_rng(4))
+    with pytest.raises(PrefevalError, match="headings_output must be 0 or more"):
+        replace(evidence, judgments=evidence.judgments.assign(**columns))
+
+
+def measure_all(evidence):
+    return by_name(metrics.compute(evidence, np.random.default_rng(0)))

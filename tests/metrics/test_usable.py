@@ -12,6 +12,7 @@ from prefeval.metrics import length_control, usable, verdict
 from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.pooling import Half, Rules, choosing_half, pooled_rate, recipes_of
 from prefeval.metrics.selection import Rate
+from prefeval.metrics.stats import Estimate
 from prefeval.records import Checkpoint, PrefevalError, Trial, to_jsonable
 
 BEHAVIOURS = {"json": 0.01, "tool": 0.01, "refusal": 0.01}
@@ -324,3 +325,26 @@ def test_a_policy_that_is_its_reference_shows_no_gain(make):
     got = select([(("dpo", b, 0, 1), replace(one, judgments=same)) for b in (0.1, 0.2)])
     assert {b.reported.lc_win_rate for b in got.betas} == {50}
     assert {b.state for b in got.betas} == {"not usable"}
+
+
+def test_what_the_prompts_do_not_resolve_is_said_with_the_n_that_would(make):
+    """Two β alike: the warning's n is (2.8 standard errors / the difference)^2 times theirs."""
+    rng = np.random.default_rng(21)
+    got = select([(("dpo", b, 0, 1), make(rng, quality=q)) for b, q in ((0.05, 1.0), (0.1, 1.3))])
+    (rival,) = got.recommended.rivals
+    assert not rival.distinguishable
+    (said,) = [w for w in got.warnings if "do not tell it from" in w]
+    assert f"would take about {rival.needed} prompts" in said
+    half_width = (rival.ci_high - rival.ci_low) / 2  # one rival: no wider than a plain interval
+    by_hand = 200 * (2.8 * half_width / 1.96 / abs(rival.difference)) ** 2
+    assert rival.needed == pytest.approx(by_hand, rel=0.15)
+
+
+def test_a_judge_that_prefers_the_reference_to_itself_is_warned_of(make):
+    evidence = make(np.random.default_rng(22), quality=1)
+    for interval, warned in (((50.4, 53.0), True), ((49.0, 52.0), False)):
+        again = Estimate(51.0, 0.7, *interval, 800)
+        noisy = replace(evidence, calibration=replace(evidence.calibration, self_play=again))
+        got = select([(("dpo", 0.1, 0, 1), noisy)])
+        assert any("where 50 is due" in w for w in got.warnings) == warned
+        assert got.self_play == again
