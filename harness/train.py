@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from prefeval.minitrainers.batches import Encoded
 
-VERSION = 3  # of training: raise it when a change to a trainer changes its checkpoints
+VERSION = 4  # of training: raise it when a change to a trainer changes its checkpoints
 
 OnRow = Callable[[Mapping[str, Any]], None]
 Rows = list[dict[str, Any]]

@@ -32,6 +32,9 @@ in the backward pass."""
 LITTLE_MEMORY = "runs_in_little_memory"
 """Attribute of a causal LM that `loop.prepare` sets where little memory was asked for."""
 
+IN_PLACE_HEAD = "adds_its_heads_gradient_in_place"
+"""Attribute of a causal LM that `loop.prepare` sets; see `in_place_linear`."""
+
 
 class CompletionLogps(NamedTuple):
     """Log-probabilities of the completion tokens of each row."""
@@ -145,7 +148,7 @@ def lm_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     Returned in float32, or in the model's own type where that is wider.
     """
     config, head = model.config, model.get_output_embeddings()
-    in_place = getattr(model, LITTLE_MEMORY, False) and type(head) is torch.nn.Linear
+    in_place = getattr(model, IN_PLACE_HEAD, False) and type(head) is torch.nn.Linear
     logits: Tensor = in_place_linear(hidden, head) if in_place else head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if getattr(config, "logits_scaling", None):  # Granite

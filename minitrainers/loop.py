@@ -15,7 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from prefeval.minitrainers.batches import bucketed_batches
 from prefeval.minitrainers.cost import peak_memory_mb, return_freed_memory
-from prefeval.minitrainers.logps import LITTLE_MEMORY, causal_lm
+from prefeval.minitrainers.logps import IN_PLACE_HEAD, LITTLE_MEMORY, causal_lm
 from prefeval.minitrainers.optimiser import Optimiser
 from prefeval.minitrainers.precision import autocast
 from prefeval.minitrainers.run import CheckpointInfo, OnStep, Row, Run
@@ -114,16 +114,19 @@ def prepare(model: PreTrainedModel, config: TrainConfig) -> PreTrainedModel:
     """Place the model and set it up for training.
 
     Dropout is off, so that an untrained policy equals its reference; gradient checkpointing, which
-    transformers ties to the training mode, is switched on layer by layer.
+    transformers ties to the training mode, is switched on layer by layer. Autocast would keep a
+    vocabulary's gradient three times (rounded, cast, added), so there the head adds it in place.
     """
     model.to(config.device).eval()
+    lm = causal_lm(model)
+    if config.gradient_checkpointing or config.dtype == "bfloat16":
+        setattr(lm, IN_PLACE_HEAD, True)
+        table, head = lm.get_input_embeddings(), lm.get_output_embeddings()
+        if head is not None and table.weight is head.weight:
+            table.sparse = True  # rows that no token has get no gradient of their own
     if config.gradient_checkpointing:
         return_freed_memory()
-        lm = causal_lm(model)
         setattr(lm, LITTLE_MEMORY, True)
-        table, head = lm.get_input_embeddings(), lm.get_output_embeddings()
-        if head is not None and table.weight is head.weight:  # where the head adds in place
-            table.sparse = True  # rows that no token has get no gradient of their own
         checkpoint_layers(lm)
     return model
 
