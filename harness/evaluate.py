@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 3  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 4  # of measuring: raise it when a change to it, a check or a metric changes a number
 BOOTSTRAP_SEED = 20_260_101
 
 

@@ -89,7 +89,8 @@ def strip_fence(text: str) -> str:
     if not newline or not re.fullmatch(r"```[ \t]*[\w+-]*[ \t]*", first):
         return text
     body = rest.removesuffix("```")
-    return text if body == rest or "```" in body else body.strip()
+    within = re.search(r"^[ \t]*```", body, re.MULTILINE)
+    return text if body == rest or within else body.strip()
 
 
 def parse_json(text: str, *, loose: bool = False) -> Any | None:
