@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 4  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 5  # of measuring: raise it when a change to it, a check or a metric changes a number
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -195,7 +195,7 @@ class Evaluator:
         return measured.texts_by_prompt(measured.read_completions(folder), mode)
 
     def _samples(self, out: Path, policy: Backend, key: str) -> None:
-        """The policy's own samples under policy and reference: KL and lengths."""
+        """The policy's own samples and the reference's under both: KL each way, and lengths."""
 
         def score() -> list[dict[str, Any]]:
             own = measured.first_samples(measured.read_completions(out))
@@ -204,6 +204,9 @@ class Evaluator:
             scored = policy.compare(
                 self.reference, [(p.messages, own[p.id].token_ids) for p in prompts]
             )
+            forward = self.reference.compare(
+                policy, [(p.messages, base[p.id].token_ids) for p in prompts]
+            )
             return [
                 {
                     "prompt_id": p.id,
@@ -211,13 +214,19 @@ class Evaluator:
                     "behaviour": p.behaviour,
                     "kl": s.kl,
                     "k1": s.logps - s.ref_logps,
+                    "k2": s.k2,
+                    "k3": s.k3,
+                    "forward_kl": f.kl,
+                    "logps": s.logps,
+                    "ref_logps": s.ref_logps,
                     "entropy": s.entropy / max(1, s.n_tokens),
                     "n_tokens": s.n_tokens,
                     "ref_n_tokens": len(base[p.id].token_ids),
                     "ended": int(own[p.id].ended),
                     "ref_ended": int(base[p.id].ended),
+                    "kl_by_position": [float(f"{x:.4g}") for x in s.kl_by_position],
                 }
-                for p, s in zip(prompts, scored, strict=True)
+                for p, s, f in zip(prompts, scored, forward, strict=True)
             ]
 
         steps.rows_step(out / "samples.jsonl", key, score)

@@ -3,6 +3,7 @@ arXiv 2310.06452, keep the two apart)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,18 +15,33 @@ from prefeval.metrics.stats import Estimate
 from prefeval.records import MetricResult
 
 OPENER_WORDS = 3
+NGRAM = 2  # of distinct_within and distinct_across
+REPEATED = 4  # of repetition
 UNITS: dict[str, tuple[str, bool | None]] = {
     "distinct": ("percent", True),
     "ref_distinct": ("percent", None),
     "top_opener_share": ("percent", False),
+    "ref_top_opener_share": ("percent", None),
+    "distinct_within": ("percent", True),
+    "ref_distinct_within": ("percent", None),
+    "distinct_across": ("percent", True),
+    "ref_distinct_across": ("percent", None),
+    "repetition": ("percent", False),
+    "ref_repetition": ("percent", None),
 }
 
 
 def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]:
-    """``distinct``, ``ref_distinct`` and ``top_opener_share``, percent; n is prompts.
+    """Each for the policy and, with ``ref_`` before it, for the reference; percent, n is prompts.
 
     ``distinct`` is the mean over prompts of (different texts among K samples)/K: 100/K at least.
     ``top_opener_share`` is the share of all samples that begin with the commonest three words.
+    ``distinct_within`` is the share of different pairs of words among all of a prompt's samples,
+    ``distinct_across`` among the prompts' first samples (Li et al. 2016, arXiv 1510.03055,
+    distinct-2). It falls with length by itself, so all texts that are compared, the reference's
+    too, are cut to one number of words: half of the median. ``repetition`` is the mean share of an
+    answer's groups of four words that it has said before (Welleck et al. 2020, arXiv 1908.04319,
+    seq-rep-4): an answer that loops nears 100.
     """
     frame = evidence.diverse
     if frame.empty:
@@ -35,8 +51,16 @@ def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
         "distinct": distinct(frame, "text"),
         "ref_distinct": distinct(frame, "ref_text"),
         "top_opener_share": top_opener_share(frame, "text"),
+        "ref_top_opener_share": top_opener_share(frame, "ref_text"),
     }
-    return [e.scaled(100).metric(name, *UNITS[name]) for name, e in estimates.items()]
+    words = {c: frame[c].map(str.split) for c in ("text", "ref_text")}
+    length = int(np.median(pd.concat(list(words.values())).map(len))) // 2
+    for column, prefix in (("text", ""), ("ref_text", "ref_")):
+        cut = frame.assign(words=[w[:length] for w in words[column]])
+        estimates[f"{prefix}distinct_within"] = distinct_within(cut, length)
+        estimates[f"{prefix}distinct_across"] = distinct_across(cut, length)
+        estimates[f"{prefix}repetition"] = repetition(frame.assign(words=words[column]))
+    return [estimates[name].scaled(100).metric(name, *unit) for name, unit in UNITS.items()]
 
 
 def distinct(frame: pd.DataFrame, column: str) -> Estimate:
@@ -57,3 +81,55 @@ def top_opener_share(frame: pd.DataFrame, column: str) -> Estimate:
     top = openers.value_counts().sort_index().idxmax()
     share = stats.proportion((openers == top).to_numpy(), frame["prompt_id"].to_numpy())
     return replace(share, n=int(frame["prompt_id"].nunique()))
+
+
+def _groups(words: list[str], n: int) -> list[tuple[str, ...]]:
+    """Every run of ``n`` neighbouring words."""
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def distinct_within(frame: pd.DataFrame, length: int) -> Estimate:
+    """Mean over prompts of the share of different word pairs among its samples, of equal length.
+
+    ``frame`` has ``prompt_id`` and ``words``, cut to ``length``; shorter answers are left out, and
+    prompts of which fewer than 2 remain.
+    """
+    shares = []
+    for _, words in frame.groupby("prompt_id", sort=True)["words"]:
+        full = [w for w in words if len(w) == length]
+        pairs = [pair for w in full for pair in _groups(w, NGRAM)]
+        if len(full) > 1 and pairs:
+            shares.append(len(set(pairs)) / len(pairs))
+    if len(shares) < 2:
+        return stats.undefined("fewer than 2 prompts have 2 samples of one length", len(shares))
+    return stats.bounded_mean(shares)
+
+
+def distinct_across(frame: pd.DataFrame, length: int) -> Estimate:
+    """Share of different word pairs among the prompts' first samples, of equal length.
+
+    The interval is a jackknife over prompts.
+    """
+    first = frame.sort_values("index").drop_duplicates("prompt_id")
+    kept = [_groups(w, NGRAM) for w in first["words"] if len(w) == length]
+    if len(kept) < 2 or not kept[0]:
+        return stats.undefined("fewer than 2 prompts have samples of one length", len(kept))
+    counts = Counter(pair for pairs in kept for pair in pairs)
+    total = sum(counts.values())
+    share = len(counts) / total
+    without = []
+    for pairs in kept:
+        lost = sum(counts[pair] == n for pair, n in Counter(pairs).items())
+        without.append((len(counts) - lost) / (total - len(pairs)))
+    spread = np.array(without) - np.mean(without)
+    stderr = float(np.sqrt((len(kept) - 1) / len(kept) * (spread**2).sum()))
+    half = stats.t_quantile(len(kept), 0.95) * stderr
+    return Estimate(share, stderr, max(0.0, share - half), min(1.0, share + half), len(kept))
+
+
+def repetition(frame: pd.DataFrame) -> Estimate:
+    """Mean share of an answer's groups of four words that stood in it before, by prompt."""
+    groups = frame["words"].map(lambda words: _groups(words, REPEATED))
+    shares = groups.map(lambda g: 1 - len(set(g)) / len(g) if g else 0.0)
+    by_prompt = shares.groupby(frame["prompt_id"]).mean()
+    return stats.bounded_mean(by_prompt)

@@ -30,7 +30,7 @@ class Schema:
     positive: tuple[str, ...] = ()  # >= 1
     real: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()  # those of the above that may be NaN
-    extra: tuple[str, ...] = ()  # further counts, that a frame may do without
+    extra: tuple[str, ...] = ()  # further numbers, that a frame may do without
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -64,6 +64,7 @@ SCHEMAS: Mapping[str, Schema] = {
         binary=("ended", "ref_ended"),
         counts=("n_tokens", "ref_n_tokens"),
         real=("kl", "k1", "entropy"),
+        extra=("k2", "k3", "forward_kl", "logps", "ref_logps"),
     ),
     "pairs": Schema(
         ids=("pair_id",),
@@ -93,7 +94,9 @@ class Evidence:
         before the run; 0 if unknown), and the counts of ``style.COLUMNS`` if known. NaN
         preferences are verdicts that could not be read.
     samples: prompt_id, cluster, behaviour, kl and k1 (nats/sequence, on the policy's own sample
-        at temperature 1), n_tokens, ref_n_tokens, ended, ref_ended, entropy (nats/token).
+        at temperature 1), if known k2 and k3 (sums of each token's), forward_kl (nats/sequence, on
+        the reference's sample), logps and ref_logps (nats/sequence); n_tokens, ref_n_tokens,
+        ended, ref_ended, entropy (nats/token).
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
         {chosen,rejected}_lengths (tokens).
     checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers).
@@ -177,7 +180,7 @@ def _numbers(frame: pd.DataFrame, column: str, name: str, schema: Schema) -> pd.
     limits = {
         "between 0 and 1": (schema.shares, (x < 0) | (x > 1)),
         "0 or 1": (schema.binary, (x != 0) & (x != 1)),
-        "0 or more": ((*schema.counts, *schema.extra), x < 0),
+        "0 or more": ((*schema.counts, *style.COLUMNS), x < 0),
         "1 or more": (schema.positive, x < 1),
     }
     for rule, (columns, broken) in limits.items():

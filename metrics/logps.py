@@ -1,5 +1,5 @@
 """What training did to held-out chosen and rejected answers (Rafailov et al. 2023, arXiv
-2305.18290, section 4).
+2305.18290, section 4), and how far those answers are from what the policy says itself.
 
 Delta_w and Delta_l are the mean of log pi - log pi_ref on chosen and rejected answers. A falling
 Delta_w alone is common and can be benign; with the margin growing it is displacement (Razin et
@@ -21,15 +21,20 @@ UNITS = {
     "delta_rejected_per_token": ("nats/token", None),
     "margin": ("nats/sequence", True),
     "implicit_accuracy": ("percent", True),
+    "off_policy_gap": ("nats/token", None),
+    "ref_off_policy_gap": ("nats/token", None),
 }
 
 
 def logps(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]:
-    """``delta_{chosen,rejected}`` (nats/sequence) and per token, ``margin``, ``implicit_accuracy``.
+    """``delta_{chosen,rejected}`` (nats/sequence) and per token, ``margin``, ``implicit_accuracy``,
+    ``off_policy_gap`` and ``ref_off_policy_gap`` (nats/token).
 
     The margin is Delta_w - Delta_l in nats, not times beta. Per-token numbers are ratios of sums.
     ``implicit_accuracy`` is P(Delta_w > Delta_l) in percent, equal ones counting half, so that
-    the reference itself scores 50. n is pairs.
+    the reference itself scores 50. n is pairs. The gaps are log pi per token on the pairs' answers
+    less that on the policy's own samples, and the same under the reference: the further below 0,
+    the staler the pairs, and what training has added is the difference of the two.
     """
     frame = evidence.pairs
     if frame.empty:
@@ -49,4 +54,21 @@ def logps(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]
         "margin": stats.clustered_mean(chosen - rejected, cluster),
         "implicit_accuracy": stats.bounded_mean(right, cluster).scaled(100),
     }
+    estimates |= {
+        "off_policy_gap": _off_policy_gap(evidence, ""),
+        "ref_off_policy_gap": _off_policy_gap(evidence, "ref_"),
+    }
     return [estimate.metric(name, *UNITS[name]) for name, estimate in estimates.items()]
+
+
+def _off_policy_gap(evidence: Evidence, model: str) -> stats.Estimate:
+    pairs, own = evidence.pairs, evidence.samples
+    if own.empty or f"{model}logps" not in own:
+        return stats.undefined("the policy's own samples were not scored", len(pairs))
+    total = pairs[f"{model}chosen_logps"] + pairs[f"{model}rejected_logps"]
+    tokens = pairs["chosen_lengths"] + pairs["rejected_lengths"]
+    data = stats.ratio_of_means(total, tokens, pairs["cluster"].to_numpy())
+    said = stats.ratio_of_means(own[f"{model}logps"], own["n_tokens"], own["cluster"].to_numpy())
+    return stats.independent_difference(
+        data, said, min(pairs["cluster"].nunique(), own["cluster"].nunique())
+    )

@@ -143,6 +143,19 @@ def ratio_of_means(
     return Estimate(ratio, stderr, low, high, len(top), reason)
 
 
+def independent_difference(
+    a: Estimate, b: Estimate, n_clusters: int, level: float = 0.95
+) -> Estimate:
+    """``a`` less ``b``, measured on different rows, of which the fewer have ``n_clusters``."""
+    if not (math.isfinite(a.value) and math.isfinite(b.value)):
+        return undefined(a.reason or b.reason, min(a.n, b.n))
+    stderr = math.hypot(a.stderr, b.stderr)
+    half = t_quantile(n_clusters, level) * stderr
+    gap = a.value - b.value
+    reason = a.reason or b.reason
+    return Estimate(gap, stderr, gap - half, gap + half, min(a.n, b.n), reason)
+
+
 def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:
     """Score interval for a proportion ``p`` of ``n`` (Wilson 1927); ``n`` need not be whole."""
     if not n > 0:

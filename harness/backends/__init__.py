@@ -22,6 +22,12 @@ class Scored:
     entropy: float
     """the policy's, nats/sequence"""
     n_tokens: int
+    k2: float = 0.0
+    """sum of Schulman's estimate of each token, log(pi/pi_ref)^2 / 2"""
+    k3: float = 0.0
+    """sum of pi_ref/pi - 1 + log(pi/pi_ref)"""
+    kl_by_position: tuple[float, ...] = ()
+    """the terms of ``kl``, (n_tokens,) nats/token"""
 
 
 class Backend(Protocol):

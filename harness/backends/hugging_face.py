@@ -95,10 +95,20 @@ class HuggingFaceBackend:
         out: list[Scored] = [Scored(0.0, 0.0, 0.0, 0.0, 0)] * len(rows)
         for places, batch in _batches(rows, self.tokenizer.pad_token_id, self.model.device):
             got = logps.full_kl(self.model, reference.model, *batch)
-            sums = [t.double().sum(-1).tolist() for t in
-                    (got.policy_logps, got.ref_logps, got.kl, got.entropy)]  # fmt: skip
-            for place, lp, ref, kl, entropy in zip(places, *sums, strict=True):
-                out[place] = Scored(lp, ref, kl, entropy, len(rows[place][1]))
+            for row, place in enumerate(places):
+                along = batch[2][row].bool()
+                kl, policy, ref, entropy = (t[row][along].double() for t in got)
+                log_ratio = policy - ref
+                out[place] = Scored(
+                    logps=float(policy.sum()),
+                    ref_logps=float(ref.sum()),
+                    kl=float(kl.sum()),
+                    entropy=float(entropy.sum()),
+                    n_tokens=len(rows[place][1]),
+                    k2=float((log_ratio**2 / 2).sum()),
+                    k3=float((torch.expm1(-log_ratio) + log_ratio).sum()),
+                    kl_by_position=tuple(kl.tolist()),
+                )
         return out
 
 

@@ -11,6 +11,8 @@ import pytest
 from prefeval import metrics
 from prefeval.metrics import style
 from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.fall import chosen_fall
+from prefeval.metrics.kl import by_position
 from prefeval.metrics.retention import changes
 from prefeval.records import MetricResult, PrefevalError
 
@@ -94,9 +96,13 @@ def sampled(**changed):
 
 
 def test_kl_by_hand():
-    got = measure("kl", Evidence(samples=sampled()))
+    further = {"k2": [1, 2, 3], "k3": [0.5, 1, 3], "forward_kl": [2, 4, 6]}
+    got = measure("kl", Evidence(samples=sampled(**further)))
     assert {name: r.value for name, r in got.items()} == pytest.approx(
-        {"kl": 3, "k1": 3, "sqrt_kl": math.sqrt(3), "kl_per_token": 9 / 60, "entropy": 18 / 60}
+        {
+            **{"kl": 3, "k1": 3, "k2": 2, "k3": 1.5, "forward_kl": 4, "sqrt_kl": math.sqrt(3)},
+            **{"kl_per_token": 9 / 60, "forward_kl_per_token": 12 / 40, "entropy": 18 / 60},
+        }
     )
     assert got["sqrt_kl"].ci_high == pytest.approx(math.sqrt(got["kl"].ci_high))
     assert got["sqrt_kl"].ci_low == 0  # the KL's own interval reaches below 0
@@ -124,6 +130,8 @@ def test_log_probability_dynamics_by_hand():
     )
     got = measure("logps", Evidence(pairs=pairs))
     # deltas: chosen -2, -1, 0; rejected -5, 0, 0; right, wrong, equal
+    gaps = [got.pop(name) for name in ("off_policy_gap", "ref_off_policy_gap")]
+    assert all("not scored" in gap.reason for gap in gaps)
     assert {name: r.value for name, r in got.items()} == pytest.approx(
         {
             "delta_chosen": -1,
@@ -353,3 +361,115 @@ def test_a_style_count_below_zero_is_refused(make):
 
 def measure_all(evidence):
     return by_name(metrics.compute(evidence, np.random.default_rng(0)))
+
+
+def test_what_was_not_measured_is_undefined_and_never_0():
+    got = measure("kl", Evidence(samples=sampled()))
+    for name in ("k2", "k3", "forward_kl", "forward_kl_per_token"):
+        assert math.isnan(got[name].value)
+        assert got[name].reason
+
+
+def test_off_policy_gaps_by_hand():
+    """Per token: the pairs' answers -1 and -2 (policy, reference), own samples -0.5 and -0.75."""
+    pairs = pd.DataFrame(
+        {
+            "pair_id": ["a", "b"], "cluster": "",
+            "chosen_logps": [-10.0, -10], "rejected_logps": [-5.0, -5],
+            "ref_chosen_logps": [-20.0, -20], "ref_rejected_logps": [-10.0, -10],
+            "chosen_lengths": [10, 10], "rejected_lengths": [5, 5],
+        }
+    )  # fmt: skip
+    own = sampled(logps=[-5.0, -10, -15], ref_logps=[-7.5, -15, -22.5])
+    got = measure("logps", Evidence(pairs=pairs, samples=own))
+    assert got["off_policy_gap"].value == pytest.approx(-0.5)
+    assert got["ref_off_policy_gap"].value == pytest.approx(-1.25)
+    assert got["off_policy_gap"].ci_low <= -0.5 <= got["off_policy_gap"].ci_high
+
+
+def test_where_in_an_answer_the_kl_lies_by_hand():
+    """Stretches 1, 2-3 and 4-5 of answers of 5, 2 and 1 tokens."""
+    terms = [[1.0, 0.5, 0.25, 0.1, 0.1], [3.0, 0.75], [2.0]]
+    got = by_position(terms, ["a", "b", "c"])
+    assert [(s.first, s.last, s.n_tokens) for s in got] == [(1, 1, 3), (2, 3, 3), (4, 5, 2)]
+    assert [s.kl.value for s in got] == pytest.approx([2, 0.5, 0.1])
+    assert sum(s.kl.value * s.n_tokens for s in got) == pytest.approx(sum(map(sum, terms)))
+    assert by_position([], []) == []
+
+
+def answers(texts, refs):
+    """K samples a prompt: a list of texts for each."""
+    rows = [
+        {"prompt_id": f"p{p}", "index": i, "text": text, "ref_text": refs[p][i]}
+        for p, group in enumerate(texts)
+        for i, text in enumerate(group)
+    ]
+    return Evidence(diverse=pd.DataFrame(rows))
+
+
+def test_diversity_at_equal_length_by_hand():
+    """All texts have 4 words and the cut is at 2: one pair of words each."""
+    texts = [["a b c d", "a b x y"], ["e f g h", "i j k l"]]
+    got = measure("diversity", answers(texts, [["q r s t", "q r s t"], ["q r s t", "u v w x"]]))
+    assert got["distinct_within"].value == pytest.approx(100 * (1 / 2 + 2 / 2) / 2)
+    assert got["ref_distinct_within"].value == pytest.approx(75)
+    assert got["distinct_across"].value == 100  # ab, ef
+    assert got["ref_distinct_across"].value == 50  # qr twice
+
+
+def test_being_longer_does_not_look_like_repeating_oneself():
+    """The reference's texts, and the same ones with as much again behind them."""
+    rng = np.random.default_rng(6)
+    words = [f"w{i}" for i in range(50)]
+    refs = [[" ".join(rng.choice(words, 30)) for _ in range(4)] for _ in range(12)]
+    longer = [[f"{t} {' '.join(rng.choice(words, 30))}" for t in group] for group in refs]
+    got = measure("diversity", answers(longer, refs))
+    for name in ("distinct_within", "distinct_across"):
+        assert got[name].value == pytest.approx(got[f"ref_{name}"].value)
+        assert got[name].ci_low < got[name].value < got[name].ci_high
+
+
+def test_an_answer_that_loops_is_repetition():
+    loop, plain = "so it goes on " * 25, " ".join(f"w{i}" for i in range(100))
+    got = measure("diversity", answers([[loop, loop], [plain, plain]], [[plain] * 2] * 2))
+    # 97 groups of four words in 100, of which 4 differ in the loop
+    assert got["repetition"].value == pytest.approx(100 * (1 - 4 / 97) / 2)
+    assert got["ref_repetition"].value == 0
+
+
+def pairs_with(rng, chosen, rejected, n=200):
+    """Held-out pairs of 20 tokens whose log-ratios are normal around ``chosen``, ``rejected``."""
+    return pd.DataFrame(
+        {
+            "pair_id": [f"q{i}" for i in range(n)], "cluster": "",
+            "chosen_logps": -40 + rng.normal(chosen, 1, n), "ref_chosen_logps": -40.0,
+            "rejected_logps": -40 + rng.normal(rejected, 1, n), "ref_rejected_logps": -40.0,
+            "chosen_lengths": 20, "rejected_lengths": 20,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "lost", "kind"),
+    [
+        (1.0, -1.0, 0.0, "none"),
+        (-1.0, -3.0, 0.0, "benign"),
+        (-9.0, -20.0, 0.0, "displacement"),
+        (-9.0, -20.0, 0.5, "collapse"),
+        (-1.0, -3.0, 0.5, "collapse"),
+    ],
+)
+def test_a_benign_fall_is_told_from_a_collapse(make, chosen, rejected, lost, kind):
+    rng = np.random.default_rng(7)
+    evidence = make(rng, losses={"json": lost, "tool": 0.0})
+    got = chosen_fall(replace(evidence, pairs=pairs_with(rng, chosen, rejected)))
+    assert got.kind == kind
+    assert any("json -" in said for said in got.evidence) == (kind == "collapse")
+
+
+def test_a_fall_without_checks_says_that_damage_could_not_be_seen(make):
+    evidence = make(np.random.default_rng(8))
+    got = chosen_fall(replace(evidence, pairs=pairs_with(np.random.default_rng(8), -1, -3)))
+    assert got.kind == "benign"
+    assert "no behaviour was checked, so damage could not be seen" in got.evidence
+    assert chosen_fall(evidence).kind == "unknown"
