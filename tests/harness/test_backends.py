@@ -1,0 +1,98 @@
+"""The Hugging Face backend against a loop over whole tensors."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from prefeval.harness import models
+from prefeval.harness.backends.hugging_face import HuggingFaceBackend
+from prefeval.records import PrefevalError, Prompt, Sampling
+
+PROMPTS = [
+    Prompt(f"p{i}", ({"role": "user", "content": text},), "", "win_rate")
+    for i, text in enumerate(("hi", "what is up", "x"))
+]
+
+
+@pytest.fixture(scope="module")
+def backends(tiny_folder):
+    """A reference, and a policy somewhat off it."""
+    tokenizer = models.load_tokenizer(tiny_folder)
+    ref = models.load_model(tiny_folder)
+    policy = copy.deepcopy(ref)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight += 0.05 * torch.randn_like(weight)
+    return [HuggingFaceBackend(m, tokenizer, max_length=128) for m in (policy, ref)]
+
+
+def answers(backend, n=1, seed=0):
+    return backend.generate(PROMPTS, Sampling("sample", 1.0, 12, n=n, seed=seed))
+
+
+def distributions(backend, prompt, tokens):
+    """log pi(. | all before), a row for each token of the answer; the whole tensor at once."""
+    ids = backend._prompt_ids([prompt.messages])[0]
+    with torch.no_grad():
+        logits = backend.model(torch.tensor([[*ids, *tokens]])).logits[0].double()
+    return logits[len(ids) - 1 : -1].log_softmax(-1)
+
+
+def test_two_models_are_compared_as_whole_tensors_say(backends):
+    policy, ref = backends
+    drawn = answers(policy)
+    items = [(p.messages, c.token_ids) for p, c in zip(PROMPTS, drawn, strict=True)]
+    for prompt, completion, got in zip(PROMPTS, drawn, policy.compare(ref, items), strict=True):
+        tokens = list(completion.token_ids)
+        ours, theirs = (distributions(b, prompt, tokens) for b in backends)
+        places = torch.arange(len(tokens)), torch.tensor(tokens)
+        p, q = ours[places], theirs[places]
+        kl = (ours.exp() * (ours - theirs)).sum(-1)
+        want = {
+            "logps": p.sum(), "ref_logps": q.sum(), "kl": kl.sum(),
+            "entropy": -(ours.exp() * ours).sum(), "k2": ((p - q) ** 2 / 2).sum(),
+            "k3": ((q - p).exp() - 1 - (q - p)).sum(),
+        }  # fmt: skip
+        for name, value in want.items():
+            assert getattr(got, name) == pytest.approx(float(value), rel=1e-4), name
+        assert got.kl_by_position == pytest.approx(kl.tolist(), rel=1e-4, abs=1e-6)
+        assert got.n_tokens == len(tokens)
+
+
+def test_all_unbiased_estimates_of_the_kl_agree_over_many_samples(backends):
+    """900 samples; KL each way by every estimate, apart by at most 4 standard errors."""
+    policy, ref = backends
+    drawn = answers(policy, n=300, seed=3)
+    by_id = {p.id: p.messages for p in PROMPTS}
+    scored = policy.compare(ref, [(by_id[c.prompt_id], c.token_ids) for c in drawn])
+    kl = np.array([s.kl for s in scored])
+    k1 = np.array([s.logps - s.ref_logps for s in scored])
+    k3 = np.array([s.k3 for s in scored])
+    assert kl.mean() > 0.1
+    for other in (k1, k3):
+        gap = other - kl
+        assert abs(gap.mean()) < 4 * gap.std(ddof=1) / math.sqrt(len(gap))
+    assert kl.std() < k1.std()
+    assert k3.min() >= 0
+
+
+def test_a_model_has_no_distance_from_itself(backends):
+    _, ref = backends
+    drawn = answers(ref)
+    items = [(p.messages, c.token_ids) for p, c in zip(PROMPTS, drawn, strict=True)]
+    for got in ref.compare(ref, items):
+        assert (got.kl, got.k2, got.k3) == (0, 0, 0)
+        assert got.logps == got.ref_logps
+
+
+def test_another_vocabulary_is_refused(backends):
+    policy, ref = backends
+    larger = copy.deepcopy(ref.model)
+    larger.resize_token_embeddings(ref.model.config.vocab_size + 8)
+    other = HuggingFaceBackend(larger, ref.tokenizer, max_length=128)
+    with pytest.raises(PrefevalError, match="name the reference that this policy was tuned from"):
+        policy.compare(other, [(PROMPTS[0].messages, [5, 1])])
