@@ -276,6 +276,17 @@ def winrate(
 
 
 @app.command()
+def score(
+    run: Annotated[Path, typer.Argument(help="The folder of a sweep or an eval.")],
+) -> None:
+    """Judge, check and measure a run's saved answers again; nothing is generated."""
+    from prefeval.harness import live
+    from prefeval.harness import score as scoring
+
+    typer.echo(scoring.score(run, live.make_console()))
+
+
+@app.command()
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders.")],
 ) -> None:

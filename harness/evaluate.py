@@ -18,7 +18,7 @@ from prefeval.harness import checkpoints, judges, measured, models, steps
 from prefeval.harness import data as preference_data
 from prefeval.harness.task import Task, read_prompts
 from prefeval.harness.verdict_cache import cached
-from prefeval.records import Completion, MetricResult, PreferencePair, Prompt
+from prefeval.records import Completion, MetricResult, PreferencePair, PrefevalError, Prompt
 from prefeval.suites import checks
 
 if TYPE_CHECKING:
@@ -150,9 +150,16 @@ class Evaluator:
 
     # -- one checkpoint -----------------------------------------------------------------------
 
-    def measure(self, checkpoint: Path, out: Path) -> list[MetricResult]:
-        """All files of one checkpoint, in ``out``; returns its metrics."""
-        key = records.content_hash([self.key, _model_hash(checkpoint, self.task.reference)])
+    def key_of(self, checkpoint: Path) -> str:
+        """What the files of one checkpoint are computed from."""
+        return records.content_hash([self.key, _model_hash(checkpoint, self.task.reference)])
+
+    def measure(self, checkpoint: Path, out: Path, key: str | None = None) -> list[MetricResult]:
+        """All files of one checkpoint, in ``out``; returns its metrics.
+
+        ``key`` is `key_of` the checkpoint unless its weights are gone and nothing needs them.
+        """
+        key = key or self.key_of(checkpoint)
         metrics_key = records.content_hash([key, self.task.length_unit, sorted(metrics.plugins())])
         done = out / "metrics.json"
         saved = [out / f"{name}.jsonl" for name in ("completions", *measured.FRAMES)]
@@ -173,16 +180,50 @@ class Evaluator:
                 steps.mark_done(done, metrics_key)
         return measured.read_metrics(done)
 
+    def adopt(self, out: Path, key: str, *, scores: bool) -> None:
+        """Take the completions in ``out`` as they are (and the ``scores`` that models gave them),
+        and forget all that was computed from them.
+
+        Raises ``PrefevalError`` where they are not of this task's prompts.
+        """
+        reference = out == self.task.reference_dir
+        wanted = {
+            (mode, p.id, i)
+            for mode, prompts in self._asked().items()
+            for i in range(self.task.sizes.sampling(mode, reference=reference).n)
+            for p in prompts
+        }
+        found = [(c.mode, c.prompt_id, c.index) for c in measured.read_completions(out)]
+        if len(found) != len(set(found)) or set(found) != wanted:
+            odd = sorted(set(found) ^ wanted) or sorted(f for f in found if found.count(f) > 1)
+            mode, prompt, index = odd[0]
+            raise PrefevalError(
+                f"{out / 'completions.jsonl'} does not hold each prompt's answers once: look at "
+                f"the {mode} answer {index} to {prompt!r}; run the sweep again to generate anew"
+            )
+        kept = {"completions", *(("samples", "pairs") if scores else ())}
+        for name in ("completions", *measured.FRAMES, "self_play"):
+            path = out / f"{name}.jsonl"
+            if name not in kept:
+                steps.forget(path)
+            elif path.is_file():
+                steps.mark_done(path, key)
+        steps.forget(out / "metrics.json")
+        steps.forget(out / measured.CALIBRATION)
+
+    def _asked(self) -> dict[str, list[Prompt]]:
+        """The prompts of each pass of generation."""
+        return {
+            "sample": self.suite.win_rate,
+            "greedy": self.suite.retention,
+            "diverse": self.suite.diverse,
+        }
+
     def _completions(self, out: Path, backend: Backend, key: str, *, reference: bool) -> None:
         def generate() -> list[Completion]:
-            asked = {
-                "sample": self.suite.win_rate,
-                "greedy": self.suite.retention,
-                "diverse": self.suite.diverse,
-            }
             return [
                 completion
-                for mode, prompts in asked.items()
+                for mode, prompts in self._asked().items()
                 for completion in backend.generate(
                     prompts, self.task.sizes.sampling(mode, reference=reference)
                 )

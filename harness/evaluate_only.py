@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ from prefeval import metrics, records
 from prefeval.harness import checkpoints as saved
 from prefeval.harness import results, sweep
 from prefeval.harness.executors import Job, open_executor
-from prefeval.harness.measured import read_metrics
+from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
+from prefeval.harness.task import Task
+from prefeval.metrics.fall import Fall, chosen_fall
 from prefeval.records import MetricResult, PrefevalError
 
 if TYPE_CHECKING:
@@ -21,11 +23,16 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "kl": ("KL", "nats/seq"),
+    "forward_kl": ("forward KL", "nats/seq"),
     "win_rate": ("raw WR", "%"),
     "lc_win_rate": ("LC WR", "%"),
+    "style_win_rate": ("style WR", "%"),
     "length_ratio": ("length", "×"),
     "delta_chosen": ("Δchosen", "nats/seq"),
+    "off_policy_gap": ("off-policy", "nats/token"),
     "truncation_rate": ("truncated", "%"),
+    "repetition": ("repetition", "%"),
+    "distinct_within": ("distinct-2", "%"),
 }
 
 
@@ -68,7 +75,8 @@ def evaluate(
             found[label] = read_metrics(run.path / "checkpoints" / label / "metrics.json")
             rows.append({"checkpoint": str(folder), **metrics.row(found[label])})
         results.write_table(run.results, rows)
-    _show(found, console)
+        falls = _falls(run, materials.task, labels)
+    _show(found, falls, console)
     for note in [*materials.warnings, *notes]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)
@@ -84,7 +92,18 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return labels
 
 
-def _show(found: dict[str, list[MetricResult]], console: Console) -> None:
+def _falls(run: RunFolder, task: Task, labels: Sequence[str]) -> dict[str, Fall]:
+    """What the fall of chosen answers is, if they fall."""
+    calibration = read_calibration(task)
+    return {
+        label: chosen_fall(read_evidence(run.path / "checkpoints" / label, task, calibration))
+        for label in labels
+    }
+
+
+def _show(
+    found: dict[str, list[MetricResult]], falls: Mapping[str, Fall], console: Console
+) -> None:
     """Each checkpoint's main numbers with 95% intervals, then its behaviours."""
     for label, numbers in found.items():
         named = {r.name: r for r in numbers}
@@ -97,6 +116,9 @@ def _show(found: dict[str, list[MetricResult]], console: Console) -> None:
                 console.print(
                     f"  {behaviour:12s} {number_text(r, sign=True)} points", highlight=False
                 )
+        if (fall := falls[label]).kind not in ("none", "unknown"):
+            said = f"  chosen answers became less likely: {fall.kind} ({'; '.join(fall.evidence)})"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def number_text(result: MetricResult, *, sign: bool = False) -> str:

@@ -13,6 +13,9 @@ from prefeval import records
 from prefeval.harness.steps import disk_errors
 from prefeval.records import PrefevalError, Trial
 
+CHECKPOINT = "checkpoint.json"
+"""Beside what `eval` measured of a checkpoint: where its weights are."""
+
 
 class RunFolder:
     """Paths inside ``runs/<name>/``."""
@@ -21,6 +24,7 @@ class RunFolder:
         self.path = path
         self.manifest = path / "manifest.json"
         self.mark = path / ".run"
+        self.task = path / "task.json"
         self.journal = path / "journal.jsonl"
         self.data = path / "data"
         self.reference = path / "reference"

@@ -153,6 +153,7 @@ def prepare_inputs(
                 console.print(f"  {stage}: {percent}%", highlight=False)
 
         materials = materialise.materialise(config, run.path, on_progress)
+    records.write_json(run.task, materials.task)
     if not run.manifest.exists() or _is_stale(run.manifest, materials.task):
         records.write_json(run.manifest, _manifest(config, materials, command))
     return materials

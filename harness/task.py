@@ -56,6 +56,14 @@ class Task:
     dtype: str = "float32"
     device: str = "cpu"
 
+    @classmethod
+    def read(cls, path: Path) -> Task:
+        """A task as ``records.write_json`` wrote it, in whatever folder its run now is."""
+        from prefeval import records
+
+        saved = records.read_json(path)
+        return cls(**{**saved, "run": str(path.parent), "sizes": Sizes(**saved["sizes"])})
+
     @property
     def data(self) -> Path:
         """The folder with pairs, thumbs, held-out pairs and prompts."""

@@ -13,7 +13,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from prefeval import records
 from prefeval.harness.executors import Event, Job
+from prefeval.harness.run_folder import CHECKPOINT
 from prefeval.harness.steps import disk_fault
 from prefeval.records import PrefevalError
 
@@ -187,3 +189,4 @@ def _perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
             folder = Path(job.settings["out"])
             folder.mkdir(parents=True, exist_ok=True)
             evaluator().measure(Path(job.settings["checkpoint"]), folder)
+            records.write_json(folder / CHECKPOINT, {"path": job.settings["checkpoint"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,6 +143,10 @@ def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: P
     (row,) = json.loads(run.stdout)
     assert row["kl"] > 0
     assert row["checkpoint"] == str(checkpoint)
+    evaluated = only_run(out)
+    table = (evaluated / "results.parquet").read_bytes()
+    prefeval(["score", str(evaluated)], lab_cache)
+    assert (evaluated / "results.parquet").read_bytes() == table
     sweep = ("sweep", "--smoke", "--methods", "ipo", "--beta", "0.1", "--out", str(tmp_path))
     prefeval(sweep, lab_cache)
     assert (checkpoint / "metrics.json").exists()
@@ -176,6 +181,40 @@ def test_lengths_in_tokens_are_those_of_the_saved_answers(lab_cache: Path, tmp_p
     assert len(evidence.calibration.gamed.preference) > 0
     refused = prefeval([*arguments, "--length-unit", "words"], lab_cache, code=2)
     assert "use characters or tokens" in refused.stderr
+
+
+def test_score_makes_of_saved_answers_what_the_run_made(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    """Everything after generation is gone, or false, and comes back; of one checkpoint even the
+    weights are gone, and its scores are kept."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = (run / "results.parquet").read_bytes()
+    first, second = sorted(run.glob("trials/*/checkpoint-*"))
+    answers = (first / "completions.jsonl").read_bytes()
+    for name in ("judgments.jsonl", "checks.jsonl", "pairs.jsonl", "metrics.json"):
+        (first / name).unlink()
+    judged = records.read_jsonl(second / "judgments.jsonl")
+    records.write_jsonl(second / "judgments.jsonl", [{**r, "preference": 1.0} for r in judged])
+    (second / "model.safetensors").unlink()
+    (run / "results.parquet").unlink()
+    said = prefeval(["score", str(run)], lab_cache)
+    assert (run / "results.parquet").read_bytes() == before
+    assert (first / "completions.jsonl").read_bytes() == answers
+    assert "1 of 2 checkpoints have no weights any more" in " ".join(said.stdout.split())
+    assert records.read_jsonl(second / "judgments.jsonl") == judged
+
+
+def test_score_names_answers_that_are_not_the_runs(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    rows = records.read_jsonl(next(run.glob("trials/*/checkpoint-*")) / "completions.jsonl")
+    broken = next(run.glob("trials/*/checkpoint-*")) / "completions.jsonl"
+    for content, word in ((rows[1:], rows[0]["prompt_id"]), ([*rows, rows[5]], "once")):
+        records.write_jsonl(broken, content)
+        assert word in prefeval(["score", str(run)], lab_cache, code=2).stderr
+    assert "no task.json" in prefeval(["score", str(tmp_path)], lab_cache, code=2).stderr
 
 
 def test_lab_is_written_out_as_ordinary_files_and_never_over_others(
