@@ -14,7 +14,7 @@ from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
-from prefeval.metrics import usable
+from prefeval.metrics import overoptimisation, usable
 from prefeval.records import Checkpoint, Trial
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def conclude(
             {
                 "schema": records.SCHEMA_VERSION,
                 "selection": selection,
+                "overoptimisation": _overoptimisation(rows),
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
                 "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
                 "warnings": list(warnings),
@@ -67,6 +68,16 @@ def conclude(
         reports.write_summary(run.path)
         reports.write_report(run.path)
     return selection
+
+
+def _overoptimisation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of each method, by its name."""
+    methods = sorted({str(row["method"]) for row in rows})
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    return {
+        m: overoptimisation.of_method([r for r in rows if r["method"] == m], rng=rng)
+        for m in methods
+    }
 
 
 def _rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from prefeval.reports.costs import ESTIMATE
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
 from prefeval.reports.samples import MAX_CHARACTERS
+from prefeval.reports.turning import turning_points
 from prefeval.reports.verdict import Verdict
 
 
@@ -23,6 +24,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
             f"Every checkpoint, 95% intervals, {n}. Large marks: the chosen checkpoint of each β"
             " (labelled); small: the others, joined in training order. Dotted: Pareto line of the"
             " point estimates. Up and to the left is better."
+            + "".join(f" {sentence}." for sentence in turning_points(run))
         ),
         "window": (
             "Chosen checkpoint of each β in full with 95% intervals, the others faint;"

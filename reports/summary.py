@@ -11,7 +11,13 @@ from prefeval.reports import costs
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Run, load, method_name
+from prefeval.reports.turning import turning_points
 from prefeval.reports.verdict import Beta, Verdict
+
+TURNING = (
+    "Curves d (α − β log d) with d = √KL (Gao et al. 2022) through all checkpoints of a method; the"
+    " peak with its 95% interval, where the checkpoints show one."
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -207,6 +213,9 @@ def markdown(run: Run, verdict: Verdict) -> str:
     if len(cost) > 1:
         parts += ["", "## What training cost", "", *_table(cost), ""]
         parts += [" ".join([costs.ESTIMATE, *reasons])]
+    if turns := turning_points(run):
+        parts += ["", "## Where more distance stops helping", ""]
+        parts += [*(f"- {_escaped(t)}" for t in turns), "", TURNING]
     if found := warnings(run, verdict):
         parts += ["", "## Before you ship", "", *(f"- {_escaped(w)}" for w in found)]
     if command := run.manifest.get("command"):
