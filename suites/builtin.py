@@ -8,7 +8,8 @@ A suite is a folder of JSONL files (or one such file), a prompt a line:
 ``messages`` (a list of chat turns) may stand for ``prompt`` (one user turn). ``behaviour`` is the
 row of the retention matrix, ``cluster`` what intervals are clustered by (default: the prompt
 itself), ``use`` is "retention" unless said otherwise, ``check`` is a check of
-``prefeval.suites.checks`` and may be left out only with ``"use": "win_rate"``.
+``prefeval.suites.checks`` and may be left out only with ``"use": "win_rate"``. Rows of IFEval's own
+file (``key``, ``prompt``, ``instruction_id_list``, ``kwargs``) are taken as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from prefeval.records import Message, Messages, PrefevalError, Prompt, Use
-from prefeval.suites import checks
+from prefeval.suites import checks, ifeval
 
 BUILTIN = "builtin"
 BEHAVIOURS = ("json", "bullets", "tool", "refusal", "overrefusal", "facts")
@@ -56,6 +57,8 @@ def parse_prompt(row: Any) -> Prompt:
     """One row of a suite as a ``Prompt``; raises ``ValueError`` with what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("a row must be a JSON object")
+    if {"instruction_id_list", "kwargs", "key"} <= set(row):
+        row = ifeval.as_row(row)
     if unknown := sorted(set(row) - _FIELDS):
         known = ", ".join(sorted(_FIELDS))
         raise ValueError(f"unknown field {', '.join(unknown)}; known fields: {known}")

@@ -12,7 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from typing import Any
+
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from prefeval.records import PrefevalError, Prompt
 from prefeval.suites import parsing, refusal
@@ -21,6 +25,8 @@ Check = Mapping[str, Any]
 
 _BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*+•–][ \t]+\S")
 _NUMBERED = re.compile(r"^[ \t]*(?P<number>\d{1,3})[.)][ \t]+\S")
+_HEADING = re.compile(r"^ {0,3}(?P<marks>#{1,6})[ \t]+\S")
+_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?")
 _FENCE = re.compile(r" {0,3}```[ \t]*([\w+#.-]*)[^`]*")
 
 
@@ -63,6 +69,39 @@ def _numbered_list(check: Check, completion: str) -> bool:
     return numbers == list(range(1, len(numbers) + 1)) and _in_range(len(numbers), check)
 
 
+def _headings(check: Check, completion: str) -> bool:
+    found = [match for line in _prose_lines(completion) if (match := _HEADING.match(line))]
+    level = check.get("level")
+    return _in_range(sum(level in (None, len(match["marks"])) for match in found), check)
+
+
+def _table(check: Check, completion: str) -> bool:
+    """A Markdown table: a heading, its rule, and rows of as many cells; ``n`` counts the rows."""
+    lines = [line.strip() for line in _prose_lines(completion)]
+    for place, (top, rule) in enumerate(pairwise(lines)):
+        if "|" in top and _RULE.fullmatch(rule) and _cells(top) == _cells(rule):
+            body = list(takewhile(lambda line: "|" in line, lines[place + 2 :]))
+            columns = check.get("columns", _cells(top))
+            whole = all(_cells(row) == _cells(top) for row in body)
+            return columns == _cells(top) and whole and bool(body) and _in_range(len(body), check)
+    return False
+
+
+def _cells(line: str) -> int:
+    return len(re.split(r"(?<!\\)\|", line.strip().strip("|")))
+
+
+def _prose_lines(text: str) -> list[str]:
+    """The lines outside fenced code."""
+    found, inside = [], False
+    for line in text.splitlines():
+        if _FENCE.fullmatch(line):
+            inside = not inside
+        elif not inside:
+            found.append(line)
+    return found
+
+
 def _contains_any(check: Check, completion: str) -> bool:
     return any(parsing.mentions(completion, answer) for answer in check["answers"])
 
@@ -95,12 +134,24 @@ def _arguments_match(arguments: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     )
 
 
+def _matches(call: parsing.ToolCall, wanted: Mapping[str, Any]) -> bool:
+    """Name, required arguments, and each value in its list of allowed ones ("" is optional)."""
+    return call.name == wanted["name"] and _arguments_match(call.arguments, wanted["arguments"])
+
+
 def _tool_call(check: Check, completion: str) -> bool:
     calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES))
-    if calls is None or len(calls) != 1:
+    return calls is not None and len(calls) == 1 and _matches(calls[0], check)
+
+
+def _tool_calls(check: Check, completion: str) -> bool:
+    """Exactly the wanted calls, in any order: as BFCL's parallel categories count them."""
+    calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES)) or []
+    wanted = check["calls"]
+    if len(calls) != len(wanted):
         return False
-    call = calls[0]
-    return call.name == check["name"] and _arguments_match(call.arguments, check["arguments"])
+    fits = [[_matches(call, one) for call in calls] for one in wanted]
+    return bool(sum(maximum_bipartite_matching(csr_matrix(fits), "column") >= 0) == len(wanted))
 
 
 def _no_tool_call(check: Check, completion: str) -> bool:
@@ -156,6 +207,15 @@ def _regex(check: Check, completion: str) -> bool:
     return match(check["pattern"], completion, flags) is not None
 
 
+def _ifeval(check: Check, completion: str) -> bool:
+    from prefeval.suites import ifeval
+
+    prompt, loose = check.get("prompt", ""), check.get("loose", False)
+    return all(
+        ifeval.follows_all(check["instructions"], check["kwargs"], prompt, completion, loose=loose)
+    )
+
+
 def _all_of(check: Check, completion: str) -> bool:
     return all(KINDS[part["kind"]].passes(part, completion) for part in check["checks"])
 
@@ -180,11 +240,14 @@ KINDS: dict[str, Kind] = {
     ),
     "bullets": Kind(_bullets, {}, {**_COUNT, "only": bool}),
     "numbered_list": Kind(_numbered_list, {}, {**_COUNT, "only": bool}),
+    "headings": Kind(_headings, {}, {**_COUNT, "level": int}),
+    "table": Kind(_table, {}, {**_COUNT, "columns": int}),
     "contains_any": Kind(_contains_any, {"answers": list}, {}),
     "contains_all": Kind(_contains_all, {"answers": list}, {}),
     "contains_none": Kind(_contains_none, {"answers": list}, {}),
     "exact": Kind(_exact, {"answers": list}, {"ignore_case": bool}),
     "tool_call": Kind(_tool_call, {"name": str, "arguments": dict}, {"syntax": list}),
+    "tool_calls": Kind(_tool_calls, {"calls": list}, {"syntax": list}),
     "no_tool_call": Kind(_no_tool_call, {}, {"syntax": list}),
     "refusal": Kind(_refusal, {}, {"partial": bool, "prompt": str}),
     "compliance": Kind(_compliance, {}, {"prompt": str}),
@@ -192,6 +255,7 @@ KINDS: dict[str, Kind] = {
     "max_words": Kind(_max_words, {"n": int}, {}),
     "min_words": Kind(_min_words, {"n": int}, {}),
     "regex": Kind(_regex, {"pattern": str}, {"full": bool, "ignore_case": bool}),
+    "ifeval": Kind(_ifeval, {"instructions": list, "kwargs": list}, {"loose": bool, "prompt": str}),
     "all_of": Kind(_all_of, {"checks": list}, {}),
     "any_of": Kind(_any_of, {"checks": list}, {}),
 }
@@ -231,6 +295,12 @@ def _deep_fault(name: str, check: Check) -> str:
         if not check["checks"] or not all(isinstance(part, dict) for part in check["checks"]):
             return f"{name}'s checks must be a list of checks, with at least one"
         return next((fault for fault in map(_fault, check["checks"]) if fault), "")
+    if name == "ifeval":
+        from prefeval.suites import ifeval
+
+        return ifeval.fault(check["instructions"], check["kwargs"])
+    if name == "tool_calls":
+        return _calls_fault(check["calls"]) or _syntax_fault(check)
     if "answers" in check and not all(isinstance(a, str) and a.strip() for a in check["answers"]):
         return f"{name}'s answers must be words, got {check['answers']!r}"
     if "answers" in check and not check["answers"]:
@@ -245,6 +315,21 @@ def _deep_fault(name: str, check: Check) -> str:
             return f"{name}'s {field} must be lists of allowed values; {bad[0]!r} is not"
     if unknown := sorted(set(map(str, check.get("types", {}).values())) - set(parsing.JSON_TYPES)):
         return f"unknown JSON type {unknown[0]!r}; known: {', '.join(parsing.JSON_TYPES)}"
+    return _syntax_fault(check)
+
+
+def _calls_fault(calls: Sequence[Any]) -> str:
+    if not calls:
+        return "tool_calls' calls are empty; give at least one, or use no_tool_call"
+    for call in calls:
+        if not isinstance(call, dict) or set(call) != {"name", "arguments"}:
+            return f'each of tool_calls\' calls needs "name" and "arguments", got {call!r}'
+        if fault := _fault({"kind": "tool_call", **call}):
+            return fault
+    return ""
+
+
+def _syntax_fault(check: Check) -> str:
     if unknown := sorted(set(map(str, check.get("syntax", []))) - set(parsing.SYNTAXES)):
         return f"unknown tool-call syntax {unknown[0]!r}; known: {', '.join(parsing.SYNTAXES)}"
     return ""
@@ -278,11 +363,8 @@ def check_prompt(prompt: Prompt, completion: str) -> bool:
     """Whether ``completion`` passes the check of ``prompt``; one without a check is an error."""
     if prompt.check is None:
         raise PrefevalError(f"prompt {prompt.id!r} has no check; give it one or leave it out")
-    check = dict(prompt.check)  # for a refusal, what was asked tells an echo from an answer
-    if check.get("kind") in (
-        "refusal",
-        "compliance",
-    ):
+    check = dict(prompt.check)  # some depend on what was asked: an echo of it is no answer
+    if check.get("kind") in ("refusal", "compliance", "ifeval"):
         check.setdefault("prompt", prompt.messages[-1]["content"])
     return run_check(check, completion, prompt_id=prompt.id)
 

@@ -154,6 +154,10 @@ EVERY_KIND = [
     {"kind": "contains_none", "answers": ["a"]},
     {"kind": "exact", "answers": ["a"], "ignore_case": True},
     TRIP,
+    {"kind": "tool_calls", "calls": [{"name": "f", "arguments": {"x": [1]}}] * 2},
+    {"kind": "ifeval", "instructions": ["punctuation:no_comma"], "kwargs": [{}], "loose": True},
+    {"kind": "headings", "level": 2},
+    {"kind": "table", "columns": 2},
     {"kind": "no_tool_call"},
     {"kind": "refusal", "partial": True},
     {"kind": "compliance"},
@@ -205,3 +209,64 @@ def test_endless_and_broken_output_is_judged_in_linear_time(text):
     for check in EVERY_KIND:
         assert run_check(check, text) in (True, False)
     assert time.process_time() - start < 5  # a quadratic pattern takes minutes on these
+
+
+TABLE = "Here:\n\n| a | b |\n|---|:-:|\n| 1 | 2 |\n| 3 | x \\| y |\n"
+
+
+@pytest.mark.parametrize(
+    ("check", "text", "passes"),
+    [
+        ({"kind": "headings"}, "# Title\ntext", True),
+        ({"kind": "headings"}, "#Title\ntext", False),
+        ({"kind": "headings", "n": 2, "level": 2}, "# T\n## a\n## b", True),
+        ({"kind": "headings"}, "```\n# a comment\n```", False),
+        ({"kind": "table"}, TABLE, True),
+        ({"kind": "table", "n": 2, "columns": 2}, TABLE, True),
+        ({"kind": "table", "columns": 3}, TABLE, False),
+        ({"kind": "table", "n": 1}, TABLE, False),
+        ({"kind": "table"}, TABLE.replace("| 1 | 2 |", "| 1 |"), False),
+        ({"kind": "table"}, "| a | b |\n|---|---|\n", False),
+        ({"kind": "table"}, "| a | b |\n| 1 | 2 |", False),
+        ({"kind": "table"}, f"```\n{TABLE}```", False),
+        ({"kind": "table"}, "a | b\n--|--\n1 | 2", True),
+    ],
+)
+def test_tables_and_headings(check, text, passes):
+    assert run_check(check, text) == passes
+
+
+CALLS = [
+    {"name": "f", "arguments": {"x": [1, 2]}},
+    {"name": "f", "arguments": {"x": [1]}},
+    {"name": "g", "arguments": {"y": ["a", ""]}},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("[f(x=1), f(x=2), g()]", True),
+        ("[g(y='a'), f(x=2), f(x=1)]", True),
+        ("[f(x=2), f(x=2), g()]", False),  # only one of them allows 2
+        ("[f(x=1), f(x=2)]", False),
+        ("[f(x=1), f(x=2), g(), g()]", False),
+        ("f(x=1)", False),
+        ("", False),
+    ],
+)
+def test_several_calls_match_in_any_order_each_once(text, passes):
+    assert run_check({"kind": "tool_calls", "calls": CALLS}, text) == passes
+
+
+@pytest.mark.parametrize(
+    ("calls", "word"),
+    [
+        ([], "are empty"),
+        ([{"name": "f"}], 'needs "name" and "arguments"'),
+        ([{"name": "f", "arguments": {"x": 1}}], "must be lists of allowed values"),
+    ],
+)
+def test_faulty_calls_are_named(calls, word):
+    with pytest.raises(PrefevalError, match=word):
+        validate_check({"kind": "tool_calls", "calls": calls})

@@ -1,6 +1,3 @@
-import os
-from pathlib import Path
-
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -163,13 +160,9 @@ def test_judging_denying_and_changing_the_subject_decline(question, answer, kind
     assert classify(question, answer) == kind
 
 
-def test_people_are_agreed_with_on_nine_of_ten_answers_of_every_model():
+def test_people_are_agreed_with_on_nine_of_ten_answers_of_every_model(shared):
     """XSTest's human labels; GPT-4's own agree with them on 76 to 94%."""
-    shared = Path(os.environ.get("PREFEVAL_SHARED", Path(__file__).parents[3] / "shared"))
-    files = sorted((shared / "data/xstest/completions").glob("*.csv"))
-    if not files:
-        pytest.skip(f"no XSTest under {shared}; set PREFEVAL_SHARED to a folder that has it")
-    for file in files:
+    for file in sorted((shared / "data/xstest/completions").glob("*.csv")):
         frame = pd.read_csv(file).fillna({"completion": ""})
         people = frame["final_label"].str.contains("refusal")
         pairs = zip(frame["prompt"], frame["completion"], strict=True)
