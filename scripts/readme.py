@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--trl-ppo", help="interpreter with TRL 1.12: also the trainers' table")
     parser.add_argument("--alpaca-eval", help="interpreter with alpaca_eval: also docs/winrates.md")
     parser.add_argument("--alpaca-data", type=Path, help="folder of AlpacaEval's data, for it")
+    parser.add_argument("--xstest", help="folder of XSTest's CSV files: also docs/suites.md")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -171,6 +172,8 @@ def main() -> None:
         blocks["study-controller"] = partial(printed, "scripts/study.py", "controller")
         blocks["study-exploration"] = partial(printed, "scripts/study.py", "exploration")
         blocks["study-length"] = partial(printed, "scripts/study_length.py", "--seeds", "4")
+    if options.xstest:
+        blocks["xstest"] = partial(printed, "scripts/xstest.py", "--data", options.xstest)
     if options.alpaca_eval:
         blocks["winrate"] = partial(
             printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data / "alpaca_lc"),
