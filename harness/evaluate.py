@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 5  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 6  # of measuring: raise it when a change to it, a check or a metric changes a number
+PASSED = ("passed", "passed_loose")
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -312,22 +313,25 @@ class Evaluator:
     def _checks(self, out: Path, key: str, *, reference: bool) -> None:
         def check() -> list[dict[str, Any]]:
             prompts = self.suite.retention
-            passed = checks.check_all(prompts, (self._texts(out, "greedy") or [{}])[0])
+            texts = (self._texts(out, "greedy") or [{}])[0]
+            passed, loose = (checks.check_all(prompts, texts, loose=x) for x in (False, True))
             rows = [
                 {
                     "prompt_id": p.id,
                     "cluster": p.cluster,
                     "behaviour": p.behaviour,
                     "passed": int(passed[p.id]),
+                    "passed_loose": int(loose[p.id]),
                 }
                 for p in prompts
             ]
             if not reference:
-                before = {
-                    row["prompt_id"]: row["passed"]
-                    for row in records.read_jsonl(self.task.reference_dir / "checks.jsonl")
-                }
-                rows = [{**row, "ref_passed": before[row["prompt_id"]]} for row in rows]
+                saved = records.read_jsonl(self.task.reference_dir / "checks.jsonl")
+                before = {row["prompt_id"]: row for row in saved}
+                rows = [
+                    {**row, **{f"ref_{k}": before[row["prompt_id"]][k] for k in PASSED}}
+                    for row in rows
+                ]
             return rows
 
         steps.rows_step(out / "checks.jsonl", key, check)

@@ -73,7 +73,10 @@ SCHEMAS: Mapping[str, Schema] = {
         real=("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
     ),
     "checks": Schema(
-        ids=("prompt_id",), text=("cluster", "behaviour"), binary=("passed", "ref_passed")
+        ids=("prompt_id",),
+        text=("cluster", "behaviour"),
+        binary=("passed", "ref_passed"),
+        extra=("passed_loose", "ref_passed_loose"),
     ),
     "diverse": Schema(ids=("prompt_id", "index"), text=("text", "ref_text")),
 }
@@ -99,7 +102,8 @@ class Evidence:
         ended, ref_ended, entropy (nats/token).
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
         {chosen,rejected}_lengths (tokens).
-    checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers).
+    checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers), and the
+        same with ``_loose`` behind it if known (`suites.checks.loosened`).
     diverse: prompt_id, index, text, ref_text (K samples a prompt).
 
     An empty cluster means that the row is its own. A frame left out is empty. ``calibration``

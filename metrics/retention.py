@@ -43,19 +43,33 @@ class BehaviourChange:
 
 
 def retention(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]:
-    """``retention_<behaviour>`` (percent passed) and ``change_<behaviour>`` (points).
+    """``retention_<behaviour>`` (percent passed) and ``change_<behaviour>`` (points); where a
+    loose reading of the checks is another, ``loose_retention_`` and ``loose_change_<behaviour>``.
 
     The change is policy less reference on the same prompts, with Tango's interval, clustered.
     Without checks there is no behaviour to report.
     """
     results = []
     for behaviour, rows in evidence.checks.groupby("behaviour", sort=True):
-        cluster = rows["cluster"].to_numpy()
-        kept = stats.proportion(rows["passed"], cluster).scaled(100)
-        change = paired.paired_change(rows["passed"], rows["ref_passed"], cluster).change
-        results.append(kept.metric(f"retention_{behaviour}", "percent", True))
-        results.append(change.scaled(100).metric(f"change_{behaviour}", "points", True))
+        results += _of_behaviour(rows, str(behaviour), "passed")
+        loosely = [f"{side}passed_loose" for side in ("", "ref_")]
+        if all(column in rows for column in loosely) and (
+            (rows[loosely].to_numpy() != rows[["passed", "ref_passed"]].to_numpy()).any()
+        ):
+            results += _of_behaviour(rows, str(behaviour), "passed_loose", "loose_")
     return results
+
+
+def _of_behaviour(
+    rows: pd.DataFrame, behaviour: str, column: str, prefix: str = ""
+) -> list[MetricResult]:
+    cluster = rows["cluster"].to_numpy()
+    kept = stats.proportion(rows[column], cluster).scaled(100)
+    change = paired.paired_change(rows[column], rows[f"ref_{column}"], cluster).change
+    return [
+        kept.metric(f"{prefix}retention_{behaviour}", "percent", True),
+        change.scaled(100).metric(f"{prefix}change_{behaviour}", "points", True),
+    ]
 
 
 def changes(

@@ -359,21 +359,35 @@ def run_check(check: Check, completion: str, *, prompt_id: str = "") -> bool:
         ) from error
 
 
-def check_prompt(prompt: Prompt, completion: str) -> bool:
+def loosened(check: Check) -> Check:
+    """The check read loosely: JSON within prose, IFEval's answers without their frame."""
+    if check.get("kind") in ("all_of", "any_of"):
+        return {**check, "checks": [loosened(part) for part in check["checks"]]}
+    kind = KINDS.get(check.get("kind", ""))
+    return {**check, "loose": True} if kind and "loose" in kind.optional else check
+
+
+def check_prompt(prompt: Prompt, completion: str, *, loose: bool = False) -> bool:
     """Whether ``completion`` passes the check of ``prompt``; one without a check is an error."""
     if prompt.check is None:
         raise PrefevalError(f"prompt {prompt.id!r} has no check; give it one or leave it out")
     check = dict(prompt.check)  # some depend on what was asked: an echo of it is no answer
     if check.get("kind") in ("refusal", "compliance", "ifeval"):
         check.setdefault("prompt", prompt.messages[-1]["content"])
+    check = dict(loosened(check)) if loose else check
     return run_check(check, completion, prompt_id=prompt.id)
 
 
-def check_all(prompts: Sequence[Prompt], completions: Mapping[str, str]) -> dict[str, bool]:
-    """Pass or fail of each prompt that has a check, by prompt id; a missing answer is an error."""
+def check_all(
+    prompts: Sequence[Prompt], completions: Mapping[str, str], *, loose: bool = False
+) -> dict[str, bool]:
+    """Pass or fail of each prompt that has a check, by prompt id; a missing answer is an error.
+
+    ``loose`` reads every check by `loosened`.
+    """
     asked = [prompt for prompt in prompts if prompt.check is not None]
     if missing := [prompt.id for prompt in asked if prompt.id not in completions]:
         raise PrefevalError(
             f"{len(missing)} prompts have no completion, first {missing[0]!r}; generate them again"
         )
-    return {prompt.id: check_prompt(prompt, completions[prompt.id]) for prompt in asked}
+    return {p.id: check_prompt(p, completions[p.id], loose=loose) for p in asked}

@@ -270,3 +270,16 @@ def test_several_calls_match_in_any_order_each_once(text, passes):
 def test_faulty_calls_are_named(calls, word):
     with pytest.raises(PrefevalError, match=word):
         validate_check({"kind": "tool_calls", "calls": calls})
+
+
+def test_a_prompt_may_be_checked_loosely():
+    within = 'Of course! {"city": "Oslo", "job": "baker"} Anything else?'
+    for check in (
+        CITY_JOB,
+        {"kind": "all_of", "checks": [CITY_JOB, {"kind": "bullets", "max": 0}]},
+    ):
+        prompt = Prompt("p", ({"role": "user", "content": "?"},), "json", "retention", "", check)
+        assert not check_prompt(prompt, within)
+        if check is CITY_JOB:
+            assert check_prompt(prompt, within, loose=True)
+            assert check_all([prompt], {"p": within}, loose=True) == {"p": True}
