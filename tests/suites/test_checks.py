@@ -274,12 +274,8 @@ def test_faulty_calls_are_named(calls, word):
 
 def test_a_prompt_may_be_checked_loosely():
     within = 'Of course! {"city": "Oslo", "job": "baker"} Anything else?'
-    for check in (
-        CITY_JOB,
-        {"kind": "all_of", "checks": [CITY_JOB, {"kind": "bullets", "max": 0}]},
-    ):
+    both = {"kind": "all_of", "checks": [CITY_JOB, {"kind": "max_words", "n": 9}]}
+    for check in (CITY_JOB, both):
         prompt = Prompt("p", ({"role": "user", "content": "?"},), "json", "retention", "", check)
-        assert not check_prompt(prompt, within)
-        if check is CITY_JOB:
-            assert check_prompt(prompt, within, loose=True)
-            assert check_all([prompt], {"p": within}, loose=True) == {"p": True}
+        assert check_all([prompt], {"p": within}) == {"p": False}
+        assert check_all([prompt], {"p": within}, loose=True) == {"p": True}
