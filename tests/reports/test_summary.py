@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from prefeval import reports
+from prefeval.metrics.overoptimisation import Curve
 from prefeval.metrics.selection import Selection
+from prefeval.metrics.stats import Estimate
 from prefeval.records import read_json, to_jsonable, write_json
 from prefeval.reports import run as runs
 from prefeval.reports import summary, verdict
@@ -175,3 +177,31 @@ def test_with_several_seeds_the_headline_names_the_seed_to_ship(
     read = verdict.read(runs.load(folder))
     assert ", seed 1, step " in read.headline
     assert len(read.chosen_keys) == 40
+
+
+def test_turning_points_are_told_for_each_method(full_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(full_run, tmp_path / "run"))
+    saved = read_json(folder / "summary.json")
+    method = runs.load(folder).methods[0]
+    turned = Curve("rl", 5.0, 4.0, 1.39, 1.18, 1.85, 18)
+    nan = float("nan")
+    rising = Curve("rl", 5.0, 0.1, nan, nan, nan, 18, "not shown to turn within 3.1")
+    curves = {"gold": "true_win_rate", "gold_curve": turned, "proxy": "win_rate",
+              "proxy_curve": rising}  # fmt: skip
+    write_json(folder / "summary.json", {**saved, "overoptimisation": {method: curves}})
+    reports.write_summary(folder)
+    said = (folder / "summary.md").read_text(encoding="utf-8")
+    assert "true win rate peaks at √KL 1.39 [1.18, 1.85]; raw win rate not shown to turn" in said
+    reports.write_report(folder)
+    assert "peaks at √KL 1.39 [1.18, 1.85]" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_judges_noise_stands_beside_its_name(full_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(full_run, tmp_path / "run"))
+    saved = read_json(folder / "summary.json")
+    again = Estimate(50.4, 0.9, 48.6, 52.2, 800)
+    selection = {**saved["selection"], "self_play": to_jsonable(again)}
+    write_json(folder / "summary.json", {**saved, "selection": selection})
+    reports.write_report(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "the reference against itself 50.4% [48.6, 52.2]" in page
