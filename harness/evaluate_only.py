@@ -16,6 +16,7 @@ from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Task
 from prefeval.metrics.fall import Fall, chosen_fall
+from prefeval.metrics.kl import by_position
 from prefeval.records import MetricResult, PrefevalError
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def evaluate(
             rows.append({"checkpoint": str(folder), **metrics.row(found[label])})
         results.write_table(run.results, rows)
         falls = _falls(run, materials.task, labels)
-    _show(found, falls, console)
+        where = {
+            label: _where(run.path / "checkpoints" / label / "samples.jsonl") for label in labels
+        }
+    _show(found, falls, where, console)
     for note in [*materials.warnings, *notes]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)
@@ -92,6 +96,17 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     return labels
 
 
+def _where(samples: Path) -> str:
+    """Where in an answer the KL lies: "1: 0.31, 2-3: 0.22, ..." nats/token."""
+    rows = records.read_jsonl(samples)
+    found = by_position(
+        [row["kl_by_position"] for row in rows],
+        [row["cluster"] or row["prompt_id"] for row in rows],
+    )
+    ends = (f"{s.first}-{s.last}" if s.last > s.first else str(s.first) for s in found)
+    return ", ".join(f"{e}: {s.kl.value:.3g}" for e, s in zip(ends, found, strict=True))
+
+
 def _falls(run: RunFolder, task: Task, labels: Sequence[str]) -> dict[str, Fall]:
     """What the fall of chosen answers is, if they fall."""
     calibration = read_calibration(task)
@@ -102,7 +117,10 @@ def _falls(run: RunFolder, task: Task, labels: Sequence[str]) -> dict[str, Fall]
 
 
 def _show(
-    found: dict[str, list[MetricResult]], falls: Mapping[str, Fall], console: Console
+    found: dict[str, list[MetricResult]],
+    falls: Mapping[str, Fall],
+    where: Mapping[str, str],
+    console: Console,
 ) -> None:
     """Each checkpoint's main numbers with 95% intervals, then its behaviours."""
     for label, numbers in found.items():
@@ -116,6 +134,7 @@ def _show(
                 console.print(
                     f"  {behaviour:12s} {number_text(r, sign=True)} points", highlight=False
                 )
+        console.print(f"  KL by token {where[label]} nats/token", highlight=False, soft_wrap=True)
         if (fall := falls[label]).kind not in ("none", "unknown"):
             said = f"  chosen answers became less likely: {fall.kind} ({'; '.join(fall.evidence)})"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
