@@ -321,7 +321,7 @@ class Evaluator:
                     "cluster": p.cluster,
                     "behaviour": p.behaviour,
                     "passed": int(passed[p.id]),
-                    "passed_loose": int(loose[p.id]),
+                    "passed_loose": int(loose[p.id]) if checks.has_loose_reading(p.check) else None,
                 }
                 for p in prompts
             ]

@@ -199,7 +199,7 @@ def _trial_key(task: Task, trial: Trial) -> str:
     learns_from: list[Any] = []
     if own:
         reward = str(settings.get("reward", rewards.MODEL))
-        learns_from.append(task.judge)  # which names the lab's world
+        learns_from.append(judges.identity(task.judge))  # which names the lab's world
         if reward.partition(":")[0] in (rewards.MODEL, rewards.JUDGE):
             files.append("pairs.jsonl")
         if reward == rewards.MODEL:

@@ -77,6 +77,7 @@ SCHEMAS: Mapping[str, Schema] = {
         text=("cluster", "behaviour"),
         binary=("passed", "ref_passed"),
         extra=("passed_loose", "ref_passed_loose"),
+        unread=("passed_loose", "ref_passed_loose"),
     ),
     "diverse": Schema(ids=("prompt_id", "index"), text=("text", "ref_text")),
 }
@@ -103,7 +104,7 @@ class Evidence:
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
         {chosen,rejected}_lengths (tokens).
     checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers), and the
-        same with ``_loose`` behind it if known (`suites.checks.loosened`).
+        same with ``_loose`` behind it if known (`suites.checks.loosened`; NaN without one).
     diverse: prompt_id, index, text, ref_text (K samples a prompt).
 
     An empty cluster means that the row is its own. A frame left out is empty. ``calibration``

@@ -20,7 +20,7 @@ from prefeval.metrics.logps import logps
 from prefeval.metrics.retention import MARGIN, changes
 from prefeval.records import MetricResult
 
-Kind = Literal["unknown", "none", "benign", "displacement", "collapse"]
+Kind = Literal["unknown", "none", "benign", "displacement", "damage", "collapse"]
 SEVERE = -0.2  # nats/token (ours)
 
 
@@ -38,6 +38,7 @@ def chosen_fall(evidence: Evidence, *, margin: float = MARGIN, level: float = 0.
     - *none*: the interval of Delta_w reaches 0 or above.
     - *collapse*: Delta_w and Delta_l are both shown below 0 and a checked behaviour is shown worse
       than the reference by more than ``margin`` points (Holm over behaviours).
+    - *damage*: the same, but rejected answers are not shown to have become less likely.
     - *displacement*: Delta_w is below -0.2 nats/token, and no damage is shown.
     - *benign*: a smaller fall without damage shown. Where nothing was checked the evidence says so.
     """
@@ -62,8 +63,8 @@ def chosen_fall(evidence: Evidence, *, margin: float = MARGIN, level: float = 0.
         said.append("no behaviour was checked, so damage could not be seen")
     elif not damaged:
         said.append(f"none of {len(behaviours)} behaviours shown more than {margin:g} points worse")
-    if damaged and rejected.ci_high < 0:
-        return Fall("collapse", tuple(said))
+    if damaged:
+        return Fall("collapse" if rejected.ci_high < 0 else "damage", tuple(said))
     return Fall("displacement" if per_token.value < SEVERE else "benign", tuple(said))
 
 

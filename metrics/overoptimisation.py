@@ -94,6 +94,9 @@ def fit(
     reason = ""
     if high > d.max():
         reason = f"not shown to turn within the distances reached (up to {d.max():.2f})"
+    elif found < d.min():
+        reason = f"falling already at the nearest distance ({d.min():.2f})"
+    if reason:
         found = low = high = math.nan
     return Curve(form, float(alpha), float(beta), found, float(low), float(high), len(d), reason)
 

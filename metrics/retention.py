@@ -43,8 +43,8 @@ class BehaviourChange:
 
 
 def retention(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]:
-    """``retention_<behaviour>`` (percent passed) and ``change_<behaviour>`` (points); where a
-    loose reading of the checks is another, ``loose_retention_`` and ``loose_change_<behaviour>``.
+    """``retention_<behaviour>`` (percent passed) and ``change_<behaviour>`` (points); where
+    the checks have a loose reading, ``loose_retention_`` and ``loose_change_<behaviour>`` too.
 
     The change is policy less reference on the same prompts, with Tango's interval, clustered.
     Without checks there is no behaviour to report.
@@ -53,9 +53,7 @@ def retention(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
     for behaviour, rows in evidence.checks.groupby("behaviour", sort=True):
         results += _of_behaviour(rows, str(behaviour), "passed")
         loosely = [f"{side}passed_loose" for side in ("", "ref_")]
-        if all(column in rows for column in loosely) and (
-            (rows[loosely].to_numpy() != rows[["passed", "ref_passed"]].to_numpy()).any()
-        ):
+        if set(loosely) <= set(rows) and rows[loosely].notna().to_numpy().all():
             results += _of_behaviour(rows, str(behaviour), "passed_loose", "loose_")
     return results
 

@@ -88,14 +88,15 @@ def _table(check: Check, completion: str) -> bool:
 
 
 def _cells(line: str) -> int:
-    return len(re.split(r"(?<!\\)\|", line.strip().strip("|")))
+    return len(re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|")))
 
 
 def _prose_lines(text: str) -> list[str]:
     """The lines outside fenced code."""
     found, inside = [], False
     for line in text.splitlines():
-        if _FENCE.fullmatch(line):
+        fence = _FENCE.fullmatch(line)
+        if fence and (not inside or not line.strip(" \t`")):
             inside = not inside
         elif not inside:
             found.append(line)
@@ -371,11 +372,22 @@ def check_prompt(prompt: Prompt, completion: str, *, loose: bool = False) -> boo
     """Whether ``completion`` passes the check of ``prompt``; one without a check is an error."""
     if prompt.check is None:
         raise PrefevalError(f"prompt {prompt.id!r} has no check; give it one or leave it out")
-    check = dict(prompt.check)  # some depend on what was asked: an echo of it is no answer
-    if check.get("kind") in ("refusal", "compliance", "ifeval"):
-        check.setdefault("prompt", prompt.messages[-1]["content"])
-    check = dict(loosened(check)) if loose else check
-    return run_check(check, completion, prompt_id=prompt.id)
+    check = _asked(prompt.check, str(prompt.messages[-1]["content"]))
+    return run_check(loosened(check) if loose else check, completion, prompt_id=prompt.id)
+
+
+def _asked(check: Check, question: str) -> Check:
+    """The check, knowing what was asked where it depends on it: an echo of it is no answer."""
+    parts = check.get("checks")
+    if check.get("kind") in ("all_of", "any_of") and isinstance(parts, (list, tuple)):
+        return {**check, "checks": [_asked(part, question) for part in parts]}
+    kind = KINDS.get(str(check.get("kind")))
+    return {"prompt": question, **check} if kind and "prompt" in kind.optional else check
+
+
+def has_loose_reading(check: Check) -> bool:
+    """Whether `loosened` changes the check."""
+    return loosened(check) != check
 
 
 def check_all(

@@ -106,9 +106,16 @@ def fault(instructions: Sequence[Any], kwargs: Sequence[Any]) -> str:
         return f"ifeval has {len(instructions)} instructions and {len(kwargs)} kwargs; pair them"
     if not all(isinstance(given, dict) for given in kwargs):
         return "ifeval's kwargs must be objects, one an instruction"
+    if not all(isinstance(name, str) for name in instructions):
+        return "ifeval's instructions must be texts"
     known = checkers()
     if unknown := [name for name in instructions if name not in known]:
         return f"unknown instruction {unknown[0]!r}; known: {', '.join(sorted(known))}"
+    for name, given in zip(instructions, kwargs, strict=True):  # what is missing is drawn at random
+        needs = set(known[name](name).get_instruction_args_keys()) - {"prompt"}
+        has = {k for k, v in given.items() if v is not None} - {"prompt"}
+        if needs != has:
+            return f"{name} takes {', '.join(sorted(needs)) or 'nothing'}, got {sorted(has)}"
     return ""
 
 
@@ -117,7 +124,9 @@ def as_row(row: Mapping[str, Any]) -> dict[str, Any]:
     check = {
         "kind": "ifeval",
         "instructions": row["instruction_id_list"],
-        "kwargs": [{k: v for k, v in given.items() if v is not None} for given in row["kwargs"]],
+        "kwargs": [
+            {k: v for k, v in (given or {}).items() if v is not None} for given in row["kwargs"]
+        ],
     }
     return {
         "id": f"ifeval-{row['key']}", "prompt": row["prompt"], "behaviour": "ifeval",

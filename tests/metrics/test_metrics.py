@@ -475,11 +475,12 @@ def test_a_fall_without_checks_says_that_damage_could_not_be_seen(make):
     assert chosen_fall(evidence).kind == "unknown"
 
 
-def test_a_loose_reading_is_reported_where_it_is_another():
+def test_a_loose_reading_is_reported_where_there_is_one():
     frame = checked({"json": 16, "tool": 4})
     loose = (np.arange(len(frame)) >= 8).astype(int)  # the json rows come first
-    frame = frame.assign(passed_loose=frame["passed"], ref_passed_loose=1)
-    frame.loc[frame["behaviour"] == "json", "passed_loose"] = loose[:64]
+    json = frame["behaviour"] == "json"
+    frame = frame.assign(passed_loose=np.where(json, loose, np.nan))
+    frame = frame.assign(ref_passed_loose=np.where(json, 1, np.nan))
     got = measure("retention", Evidence(checks=frame))
     assert (got["retention_json"].value, got["loose_retention_json"].value) == (75, 87.5)
     assert got["loose_change_json"].value == -12.5
