@@ -5,8 +5,9 @@
 
 Every measurement is a process of its own on the CPU; the two sides of a comparison alternate, on
 the same model, prompts, number of rows and number of new tokens, sampling at temperature 1 without
-top-p or top-k. The ratio is the median over the rounds, with the smallest and the largest. Memory is
-what the process held above its two models. Nothing here is a test: run it on an otherwise idle machine, and read it.
+top-p or top-k. The ratio is the median over the rounds, with the smallest and the largest. Memory
+is what the process held above its two models. Nothing here is a test: run it on an otherwise idle
+machine, and read it.
 """
 
 from __future__ import annotations

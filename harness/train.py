@@ -16,6 +16,7 @@ from prefeval import records
 from prefeval.harness import checkpoints, costs, models, rewards, steps
 from prefeval.harness import data as preference_data
 from prefeval.harness.evaluate import Evaluator
+from prefeval.harness.judges import identity
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError, Trial
@@ -199,7 +200,7 @@ def _trial_key(task: Task, trial: Trial) -> str:
     learns_from: list[Any] = []
     if own:
         reward = str(settings.get("reward", rewards.MODEL))
-        learns_from.append(judges.identity(task.judge))  # which names the lab's world
+        learns_from.append(identity(task.judge))  # which names the lab's world
         if reward.partition(":")[0] in (rewards.MODEL, rewards.JUDGE):
             files.append("pairs.jsonl")
         if reward == rewards.MODEL:

@@ -4,6 +4,7 @@ arXiv 2310.06452, keep the two apart)."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +40,8 @@ def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
     ``distinct_within`` is the share of different pairs of words among all of a prompt's samples,
     ``distinct_across`` among the prompts' first samples (Li et al. 2016, arXiv 1510.03055,
     distinct-2). It falls with length by itself, so all texts that are compared, the reference's
-    too, are cut to one number of words: half of the median. ``repetition`` is the mean share of an
+    too, are cut to one number of words, half of the median, and as many of each side are taken.
+    ``repetition`` is the mean share of an
     answer's groups of four words that it has said before (Welleck et al. 2020, arXiv 1908.04319,
     seq-rep-4): an answer that loops nears 100.
     """
@@ -55,10 +57,11 @@ def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
     }
     words = {c: frame[c].map(str.split) for c in ("text", "ref_text")}
     length = int(np.median(pd.concat(list(words.values())).map(len))) // 2
+    full = pd.DataFrame({c: words[c].map(len) >= length for c in words})
     for column, prefix in (("text", ""), ("ref_text", "ref_")):
-        cut = frame.assign(words=[w[:length] for w in words[column]])
-        estimates[f"{prefix}distinct_within"] = distinct_within(cut, length)
-        estimates[f"{prefix}distinct_across"] = distinct_across(cut, length)
+        cut = frame.assign(words=[w[:length] for w in words[column]], full=full[column])
+        estimates[f"{prefix}distinct_within"] = distinct_within(cut, _quota(frame, full))
+        estimates[f"{prefix}distinct_across"] = distinct_across(cut[full.all(axis=1)])
         estimates[f"{prefix}repetition"] = repetition(frame.assign(words=words[column]))
     return [estimates[name].scaled(100).metric(name, *unit) for name, unit in UNITS.items()]
 
@@ -88,15 +91,21 @@ def _groups(words: list[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
-def distinct_within(frame: pd.DataFrame, length: int) -> Estimate:
+def _quota(frame: pd.DataFrame, full: pd.DataFrame) -> dict[str, int]:
+    """How many full-length samples of each prompt both sides have: as many of each are compared."""
+    counts = full.groupby(frame["prompt_id"].astype(str)).sum().min(axis=1)
+    return {str(prompt): int(n) for prompt, n in counts.items()}
+
+
+def distinct_within(frame: pd.DataFrame, quota: Mapping[str, int]) -> Estimate:
     """Mean over prompts of the share of different word pairs among its samples, of equal length.
 
-    ``frame`` has ``prompt_id`` and ``words``, cut to ``length``; shorter answers are left out, and
-    prompts of which fewer than 2 remain.
+    ``frame`` has ``prompt_id``, ``words`` (cut to one length) and ``full``, whether they reach it;
+    of a prompt the first ``quota`` full ones count, and it is left out where that is below 2.
     """
     shares = []
-    for _, words in frame.groupby("prompt_id", sort=True)["words"]:
-        full = [w for w in words if len(w) == length]
+    for prompt, rows in frame.sort_values("index").groupby("prompt_id", sort=True):
+        full = rows.loc[rows["full"], "words"].tolist()[: quota[str(prompt)]]
         pairs = [pair for w in full for pair in _groups(w, NGRAM)]
         if len(full) > 1 and pairs:
             shares.append(len(set(pairs)) / len(pairs))
@@ -105,13 +114,13 @@ def distinct_within(frame: pd.DataFrame, length: int) -> Estimate:
     return stats.bounded_mean(shares)
 
 
-def distinct_across(frame: pd.DataFrame, length: int) -> Estimate:
-    """Share of different word pairs among the prompts' first samples, of equal length.
+def distinct_across(frame: pd.DataFrame) -> Estimate:
+    """Share of different word pairs among the prompts' first samples, all of one length.
 
     The interval is a jackknife over prompts.
     """
     first = frame.sort_values("index").drop_duplicates("prompt_id")
-    kept = [_groups(w, NGRAM) for w in first["words"] if len(w) == length]
+    kept = [_groups(w, NGRAM) for w in first["words"]]
     if len(kept) < 2 or not kept[0]:
         return stats.undefined("fewer than 2 prompts have samples of one length", len(kept))
     counts = Counter(pair for pairs in kept for pair in pairs)

@@ -45,22 +45,24 @@ def style_win_rate(
     """``style_win_rate`` (percent): at equal length, headings, list items and bold words.
 
     A second view, after Li, Angelopoulos and Chiang 2024 (see ``style``): the same fit with three
-    more terms that are read at zero. Undefined where no answer has any of them.
+    more terms that are read at zero. Undefined where no answer has any of them, or where hardly any
+    two answers have similar numbers of one.
     """
     frame = evidence.judgments
-    reason = ""
+    reason, counts = "", (np.zeros((0, 3)), np.zeros((0, 3)))
     if frame.empty:
         reason = "no judgments"
     elif any(column not in frame for column in style.COLUMNS):
         reason = "the styles of the answers were not counted"
     elif not frame[list(style.COLUMNS)].to_numpy().any():
         reason = "no answer has headings, lists or bold words"
+    else:
+        marks = style.Style._fields
+        counts = tuple(frame[[f"{m}_{side}" for m in marks]].to_numpy() for side in style.SIDES)
+        reason = style.unmatched_style(*counts, length_control.MIN_NEAR_SHARE)
     if reason:
         return [stats.undefined(reason, len(frame)).metric("style_win_rate", "percent", True)]
-    output, baseline = (
-        frame[[f"{mark}_{side}" for mark in style.Style._fields]].to_numpy() for side in style.SIDES
-    )
-    fit = _fit(evidence, rng, n_boot, style.style_terms(output, baseline))
+    fit = _fit(evidence, rng, n_boot, style.style_terms(*counts))
     return [_rate("style_win_rate", fit)]
 
 

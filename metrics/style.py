@@ -28,6 +28,7 @@ class Style(NamedTuple):
     bold: int
 
 
+NEAR = 0.25  # of (baseline - output)/(baseline + output), within which two answers count as alike
 SIDES = ("output", "baseline")
 COLUMNS = tuple(f"{mark}_{side}" for side in SIDES for mark in Style._fields)
 """Of a frame with one answer of each side a row."""
@@ -49,6 +50,22 @@ def columns_of(output: str, baseline: str) -> dict[str, int]:
     return dict(zip(COLUMNS, counts, strict=True))
 
 
+def unmatched_style(output: ArrayLike, baseline: ArrayLike, min_near: float) -> str:
+    """Why the terms cannot be read at zero: a mark in which hardly any two answers are alike.
+
+    "" where each mark has at least ``min_near`` of the prompts within `NEAR` of equal shares.
+    """
+    share = np.abs(_shares(output, baseline))
+    for mark, column in zip(Style._fields, share.T, strict=True):
+        near = float((column <= NEAR).mean()) if len(column) else 1.0
+        if near < min_near:
+            return (
+                f"not identified: only {100 * near:.1f}% of prompts have answers with similar "
+                f"numbers of {mark}"
+            )
+    return ""
+
+
 def style_terms(output: ArrayLike, baseline: ArrayLike) -> Array:
     """(n, 3) terms of n prompts: (baseline - output)/(baseline + output), over its sd.
 
@@ -56,8 +73,13 @@ def style_terms(output: ArrayLike, baseline: ArrayLike) -> Array:
     length term: below 0 where the model has more. 0 where neither has any,
     or where the difference never varies.
     """
-    a = np.asarray(output, dtype=np.float64).reshape(-1, 3)
-    b = np.asarray(baseline, dtype=np.float64).reshape(-1, 3)
-    share = (b - a) / np.maximum(a + b, 1)
+    share = _shares(output, baseline)
     sd = share.std(axis=0, ddof=1) if len(share) > 1 else np.zeros(3)
     return np.asarray(share / np.where(sd > 0, sd, 1) * (sd > 0))
+
+
+def _shares(output: ArrayLike, baseline: ArrayLike) -> Array:
+    """(baseline - output)/(baseline + output) of each mark, 0 where neither has any: (n, 3)."""
+    a = np.asarray(output, dtype=np.float64).reshape(-1, 3)
+    b = np.asarray(baseline, dtype=np.float64).reshape(-1, 3)
+    return np.asarray((b - a) / np.maximum(a + b, 1))

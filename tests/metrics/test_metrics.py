@@ -485,3 +485,35 @@ def test_a_loose_reading_is_reported_where_there_is_one():
     assert (got["retention_json"].value, got["loose_retention_json"].value) == (75, 87.5)
     assert got["loose_change_json"].value == -12.5
     assert "loose_retention_tool" not in got
+
+
+@pytest.mark.parametrize("plain", [0, 1, 4])
+def test_style_that_never_matches_is_not_extrapolated(make, plain):
+    """Every answer of the policy but a few is marked, none of the reference's."""
+    rng = np.random.default_rng(9)
+    evidence = styled(make(rng), rng, effect=0.0)
+    marked = np.where(np.arange(400) < plain, 0, 3)
+    frame = evidence.judgments.assign(bold_output=marked, bold_baseline=0)
+    got = measure("style_win_rate", replace(evidence, judgments=frame))["style_win_rate"]
+    assert math.isnan(got.value)
+    assert (
+        f"only {plain / 4:.1f}% of prompts have answers with similar numbers of bold" in got.reason
+    )
+
+
+def test_being_shorter_does_not_look_like_saying_more():
+    """Both draw from 60 words; most of the policy's answers are too short to be compared."""
+    rng = np.random.default_rng(10)
+    words = [f"w{i}" for i in range(60)]
+
+    def text(n):
+        return " ".join(rng.choice(words, n))
+
+    refs = [[text(100) for _ in range(4)] for _ in range(32)]
+    own = [[text(15 if rng.random() < 0.7 else 100) for _ in range(4)] for _ in range(32)]
+    got = measure("diversity", answers(own, refs))
+    for name in ("distinct_within", "distinct_across"):
+        a, b = got[name], got[f"ref_{name}"]
+        assert a.n == b.n
+        assert a.ci_low < b.ci_high
+        assert b.ci_low < a.ci_high
