@@ -278,12 +278,13 @@ def winrate(
 @app.command()
 def score(
     run: Annotated[Path, typer.Argument(help="The folder of a sweep or an eval.")],
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
     """Judge, check and measure a run's saved answers again; nothing is generated."""
     from prefeval.harness import live
     from prefeval.harness import score as scoring
 
-    typer.echo(scoring.score(run, live.make_console()))
+    typer.echo(scoring.score(run, live.make_console(), workers=workers))
 
 
 @app.command()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prefeval.harness.backends import Backend
 
 VERSION = 6  # of measuring: raise it when a change to it, a check or a metric changes a number
+ORIGIN = "answers_of.json"
+"""Beside completions: whose they are and what was asked, for ``prefeval score``."""
 PASSED = ("passed", "passed_loose")
 BOOTSTRAP_SEED = 20_260_101
 
@@ -111,7 +113,8 @@ class Evaluator:
         """What the reference says, how it scores the held-out pairs, and how it fares against
         fresh samples of itself."""
         out = self.task.reference_dir
-        self._completions(out, self.reference, self.key, reference=True)
+        source = _model_hash(self.task.reference, self.task.reference)
+        self._completions(out, self.reference, self.key, source, reference=True)
         self._pair_logps(out, self.reference, self.key)
         self._checks(out, self.key, reference=True)
         rows = steps.rows_step(out / "self_play.jsonl", self.key, self._self_play)
@@ -169,7 +172,8 @@ class Evaluator:
             needs_policy = ("completions", "samples", "pairs")
             if not all(steps.is_done(out / f"{name}.jsonl", key) for name in needs_policy):
                 policy = self.backend(str(checkpoint))
-                self._completions(out, policy, key, reference=False)
+                source = _model_hash(checkpoint, self.task.reference)
+                self._completions(out, policy, key, source, reference=False)
                 self._samples(out, policy, key)
                 self._pair_logps(out, policy, key)
             self._judgments(out, key)
@@ -181,12 +185,37 @@ class Evaluator:
                 steps.mark_done(done, metrics_key)
         return measured.read_metrics(done)
 
-    def adopt(self, out: Path, key: str, *, scores: bool) -> None:
-        """Take the completions in ``out`` as they are (and the ``scores`` that models gave them),
-        and forget all that was computed from them.
+    def adopt(self, out: Path, key: str, checkpoint: Path | None) -> None:
+        """Take the completions in ``out`` as they are, and forget what was computed from them.
 
-        Raises ``PrefevalError`` where they are not of this task's prompts.
+        The scores that models gave are kept where they answer ``key`` already, or where
+        ``checkpoint`` is None: its weights are gone. Nothing is forgotten before all is known.
+
+        Raises ``PrefevalError`` where the completions are not of this task's prompts or of the
+        checkpoint's weights.
         """
+        self._require_own(out, checkpoint)
+        scores = [out / f"{name}.jsonl" for name in ("samples", "pairs")]
+        for path in scores:
+            if checkpoint is None and path.is_file():
+                steps.mark_done(path, key)
+            elif not steps.is_done(path, key):
+                steps.forget(path)
+        for name in ("judgments.jsonl", "checks.jsonl", "self_play.jsonl", "metrics.json"):
+            steps.forget(out / name)
+        steps.forget(out / measured.CALIBRATION)
+        steps.mark_done(out / "completions.jsonl", key)
+
+    def _require_own(self, out: Path, checkpoint: Path | None) -> None:
+        """Raise unless the completions in ``out`` are the answers that this task asks for."""
+        origin = out / ORIGIN
+        saved = records.read_json(origin) if origin.is_file() else {}
+        source = _model_hash(checkpoint, self.task.reference) if checkpoint else saved.get("model")
+        if saved != records.to_jsonable({"model": source, "asked": self._asked_hash()}):
+            raise PrefevalError(
+                f"{out / 'completions.jsonl'} are answers of other weights or to other prompts "
+                "than the run has now; run its sweep or eval again to generate anew"
+            )
         reference = out == self.task.reference_dir
         wanted = {
             (mode, p.id, i)
@@ -202,15 +231,11 @@ class Evaluator:
                 f"{out / 'completions.jsonl'} does not hold each prompt's answers once: look at "
                 f"the {mode} answer {index} to {prompt!r}; run the sweep again to generate anew"
             )
-        kept = {"completions", *(("samples", "pairs") if scores else ())}
-        for name in ("completions", *measured.FRAMES, "self_play"):
-            path = out / f"{name}.jsonl"
-            if name not in kept:
-                steps.forget(path)
-            elif path.is_file():
-                steps.mark_done(path, key)
-        steps.forget(out / "metrics.json")
-        steps.forget(out / measured.CALIBRATION)
+
+    def _asked_hash(self) -> str:
+        return records.content_hash(
+            {mode: [(p.id, p.messages) for p in prompts] for mode, prompts in self._asked().items()}
+        )
 
     def _asked(self) -> dict[str, list[Prompt]]:
         """The prompts of each pass of generation."""
@@ -220,7 +245,9 @@ class Evaluator:
             "diverse": self.suite.diverse,
         }
 
-    def _completions(self, out: Path, backend: Backend, key: str, *, reference: bool) -> None:
+    def _completions(
+        self, out: Path, backend: Backend, key: str, source: list[str], *, reference: bool
+    ) -> None:
         def generate() -> list[Completion]:
             return [
                 completion
@@ -230,6 +257,12 @@ class Evaluator:
                 )
             ]
 
+        if not steps.is_done(out / "completions.jsonl", key):
+            with steps.disk_errors(out):
+                out.mkdir(parents=True, exist_ok=True)
+                steps.forget(out / "completions.jsonl")
+                origin = {"model": source, "asked": self._asked_hash()}
+                records.write_json(out / ORIGIN, origin)
         steps.rows_step(out / "completions.jsonl", key, generate)
 
     def _texts(self, folder: Path, mode: str) -> list[dict[str, str]]:
@@ -321,7 +354,9 @@ class Evaluator:
                     "cluster": p.cluster,
                     "behaviour": p.behaviour,
                     "passed": int(passed[p.id]),
-                    "passed_loose": int(loose[p.id]) if checks.has_loose_reading(p.check) else None,
+                    "passed_loose": int(loose[p.id])
+                    if checks.has_loose_reading(p.check or {})
+                    else None,
                 }
                 for p in prompts
             ]

@@ -62,7 +62,9 @@ class Task:
         from prefeval import records
 
         saved = records.read_json(path)
-        return cls(**{**saved, "run": str(path.parent), "sizes": Sizes(**saved["sizes"])})
+        old, new = saved["run"], str(path.parent)
+        moved = {k: str(saved[k]).replace(old, new) for k in ("run", "reference", "judge")}
+        return cls(**{**saved, **moved, "sizes": Sizes(**saved["sizes"])})
 
     @property
     def data(self) -> Path:

@@ -49,7 +49,7 @@ def style_win_rate(
     two answers have similar numbers of one.
     """
     frame = evidence.judgments
-    reason, counts = "", (np.zeros((0, 3)), np.zeros((0, 3)))
+    reason, output, baseline = "", np.zeros((0, 3)), np.zeros((0, 3))
     if frame.empty:
         reason = "no judgments"
     elif any(column not in frame for column in style.COLUMNS):
@@ -57,12 +57,13 @@ def style_win_rate(
     elif not frame[list(style.COLUMNS)].to_numpy().any():
         reason = "no answer has headings, lists or bold words"
     else:
-        marks = style.Style._fields
-        counts = tuple(frame[[f"{m}_{side}" for m in marks]].to_numpy() for side in style.SIDES)
-        reason = style.unmatched_style(*counts, length_control.MIN_NEAR_SHARE)
+        output, baseline = (
+            frame[[f"{m}_{side}" for m in style.Style._fields]].to_numpy() for side in style.SIDES
+        )
+        reason = style.unmatched_style(output, baseline, length_control.MIN_NEAR_SHARE)
     if reason:
         return [stats.undefined(reason, len(frame)).metric("style_win_rate", "percent", True)]
-    fit = _fit(evidence, rng, n_boot, style.style_terms(*counts))
+    fit = _fit(evidence, rng, n_boot, style.style_terms(output, baseline))
     return [_rate("style_win_rate", fit)]
 
 

@@ -24,7 +24,9 @@ class Job:
     """One unit of work: something that all trials share, or a trial."""
 
     name: str
-    kind: Literal["judge", "reference", "pairs", "thumbs", "reward_model", "trial", "checkpoint"]
+    kind: Literal[
+        "judge", "reference", "pairs", "thumbs", "reward_model", "trial", "checkpoint", "score"
+    ]
     task: Task
     trial: Trial | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

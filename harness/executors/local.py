@@ -159,7 +159,7 @@ def perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
 
 
 def _perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
-    from prefeval.harness import train
+    from prefeval.harness import score, train
     from prefeval.harness.evaluate import Evaluator
 
     def evaluator() -> Evaluator:
@@ -188,5 +188,7 @@ def _perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
         case "checkpoint":
             folder = Path(job.settings["out"])
             folder.mkdir(parents=True, exist_ok=True)
-            evaluator().measure(Path(job.settings["checkpoint"]), folder)
             records.write_json(folder / CHECKPOINT, {"path": job.settings["checkpoint"]})
+            evaluator().measure(Path(job.settings["checkpoint"]), folder)
+        case "score":
+            score.perform(evaluator(), job.settings)

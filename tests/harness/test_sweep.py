@@ -254,3 +254,28 @@ def test_ppo_trains_on_a_game_of_several_turns_whose_reward_comes_last(
     assert len(log) == 2
     assert all(0 <= row["reward"] <= 1 for row in log)
     assert log[0]["kl_coef"] != log[1]["kl_coef"]  # the controller moves it towards its target
+
+
+def test_score_refuses_answers_of_other_weights_before_it_forgets_anything(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    first, second = sorted(run.glob("trials/*/checkpoint-*"))
+    shutil.copy(second / "model.safetensors", first / "model.safetensors")
+    kept = {p.name: p.read_bytes() for p in first.iterdir()}
+    said = prefeval(["score", str(run)], lab_cache, code=2).stderr
+    assert "answers of other weights" in said
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == kept
+
+
+def test_score_leaves_a_checkpoint_without_weights_and_scores(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    first, second = sorted(run.glob("trials/*/checkpoint-*"))
+    for name in ("model.safetensors", "samples.jsonl"):
+        (first / name).unlink()
+    said = prefeval(["score", str(run)], lab_cache)
+    assert "1 of 2 checkpoints have neither weights nor scores" in " ".join(said.stdout.split())
+    assert (first / "judgments.jsonl").is_file()
+    assert (second / "metrics.json").is_file()
