@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Any
 
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import maximum_bipartite_matching
-
 from prefeval.records import PrefevalError, Prompt
 from prefeval.suites import parsing, refusal
 
@@ -151,8 +148,15 @@ def _tool_calls(check: Check, completion: str) -> bool:
     wanted = check["calls"]
     if len(calls) != len(wanted):
         return False
-    fits = [[_matches(call, one) for call in calls] for one in wanted]
-    return bool(sum(maximum_bipartite_matching(csr_matrix(fits), "column") >= 0) == len(wanted))
+    return _assigned(calls, wanted)
+
+
+def _assigned(calls: Sequence[parsing.ToolCall], wanted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each wanted call can have a call of its own."""
+    return not wanted or any(
+        _matches(call, wanted[0]) and _assigned([*calls[:i], *calls[i + 1 :]], wanted[1:])
+        for i, call in enumerate(calls)
+    )
 
 
 def _no_tool_call(check: Check, completion: str) -> bool:
