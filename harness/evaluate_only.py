@@ -81,6 +81,9 @@ def evaluate(
             label: _where(run.path / "checkpoints" / label / "samples.jsonl") for label in labels
         }
     _show(found, falls, where, console)
+    console.print(
+        f"LC WR: {read_calibration(materials.task)[0].name}", highlight=False, soft_wrap=True
+    )
     for note in [*materials.warnings, *notes]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)

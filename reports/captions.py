@@ -40,7 +40,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
         "length": (
             "Under the diagonal, a checkpoint wins more than its quality at equal length explains."
             " Ratios are mean tokens, policy over reference; 95% intervals on chosen checkpoints;"
-            f" {n}."
+            f" {n}.{estimator(run)}"
         ),
         "retention": (
             "Change against the reference in points, same prompts, greedy answers; below it its"
@@ -60,6 +60,12 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
         ),
         "manifest": "What was run, on what, with which versions: enough to run it again.",
     }
+
+
+def estimator(run: Run) -> str:
+    """Which length-controlled rate this is, as the run saved it."""
+    saved = run.selection.get("estimator")
+    return f" LC WR is {saved}." if saved else ""
 
 
 def _limit(run: Run) -> str:

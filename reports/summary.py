@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from prefeval import records
 from prefeval.reports import costs
 from prefeval.reports import verdict as verdicts
+from prefeval.reports.captions import estimator
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Run, load, method_name
 from prefeval.reports.turning import turning_points
@@ -205,7 +206,15 @@ def markdown(run: Run, verdict: Verdict) -> str:
     parts += [f"- {_mark(r.tone)} {_escaped(r.text)}" for r in verdict.reasons]
     if path := checkpoint_path(run, verdict):
         parts.append(f"- Checkpoint: `{path}`")
-    parts += ["", *_table(_cells(run, verdict)), "", _caption(verdict), "", "## Usable β", ""]
+    parts += [
+        "",
+        *_table(_cells(run, verdict)),
+        "",
+        _caption(verdict) + estimator(run),
+        "",
+        "## Usable β",
+        "",
+    ]
     parts += [
         f"- **{method_name(w.method)}**: {_escaped(_window(w))}" for w in verdict.windows
     ] or ["- none yet"]

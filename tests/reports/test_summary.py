@@ -205,3 +205,13 @@ def test_the_judges_noise_stands_beside_its_name(full_run: Path, tmp_path: Path)
     reports.write_report(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "the reference against itself 50.4% [48.6, 52.2]" in page
+
+
+def test_the_estimator_is_named_beside_its_rates(full_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(full_run, tmp_path / "run"))
+    name = read_json(folder / "summary.json")["selection"]["estimator"]
+    assert name
+    reports.write_summary(folder)
+    reports.write_report(folder)
+    for file in ("summary.md", "report.html"):
+        assert f"LC WR is {name}." in (folder / file).read_text(encoding="utf-8")
