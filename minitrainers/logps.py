@@ -168,9 +168,12 @@ def _predicting_states(
     return hidden_states(body, input_ids[:, :-1], attention_mask[:, :-1])[mask[:, 1:]]
 
 
-def _chunks(model: PreTrainedModel, n: int, device: torch.device) -> Iterator[slice]:
+def _chunks(
+    model: PreTrainedModel, n: int, device: torch.device, elements: int | None = None
+) -> Iterator[slice]:
     kind = "cpu" if device.type == "cpu" else "gpu"
-    elements = CHUNK_ELEMENTS["little memory" if getattr(model, LITTLE_MEMORY, False) else kind]
+    if elements is None:
+        elements = CHUNK_ELEMENTS["little memory" if getattr(model, LITTLE_MEMORY, False) else kind]
     size = max(1, elements // model.config.get_text_config().vocab_size)
     return (slice(start, start + size) for start in range(0, n, size))
 
@@ -314,13 +317,16 @@ def full_kl(
     input_ids: Tensor,
     attention_mask: Tensor,
     completion_mask: Tensor,
+    *,
+    elements: int | None = None,
 ) -> FullKL:
     """KL(policy || ref) over the whole vocabulary at every completion position.
 
     On the policy's own samples the sum over a row is the Rao-Blackwellised estimate of the
     sequence KL: unbiased, with no more variance than the log-ratio of the sampled tokens (Amini
     et al. 2025, arXiv 2504.10637). Shapes as for `completion_logps`; no gradient. Without ``ref``
-    the reference is the policy's base, its adapter switched off.
+    the reference is the policy's base, its adapter switched off. ``elements`` logits are compared
+    at once (default: `CHUNK_ELEMENTS`); six tensors of that size are held.
     """
     ref = policy if ref is None else ref
     mask = completion_mask.bool()
@@ -330,7 +336,7 @@ def full_kl(
     labels = input_ids[:, 1:][mask[:, 1:]].unsqueeze(-1)
     policy_lm, ref_lm = causal_lm(policy), causal_lm(ref)
     parts = []
-    for s in _chunks(policy_lm, len(labels), hidden.device):
+    for s in _chunks(policy_lm, len(labels), hidden.device, elements):
         logps = lm_logits(policy_lm, hidden[s]).log_softmax(-1)
         with adapter_off(ref) if ref is policy else nullcontext():
             ref_logps = lm_logits(ref_lm, ref_hidden[s]).log_softmax(-1)

@@ -15,6 +15,7 @@ from prefeval.records import Completion, Messages, PrefevalError, Prompt, Sampli
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+COMPARED_AT_ONCE = 9 << 20  # logits of a model: 36 MiB, above what glibc keeps when it is freed
 TOKENS_A_BATCH = 8192  # padded tokens scored at once; bounds memory whatever the lengths
 
 
@@ -94,7 +95,7 @@ class HuggingFaceBackend:
         rows = [(ids, list(tokens)) for ids, (_, tokens) in zip(prompts, items, strict=True)]
         out: list[Scored] = [Scored(0.0, 0.0, 0.0, 0.0, 0)] * len(rows)
         for places, batch in _batches(rows, self.tokenizer.pad_token_id, self.model.device):
-            got = logps.full_kl(self.model, reference.model, *batch)
+            got = logps.full_kl(self.model, reference.model, *batch, elements=COMPARED_AT_ONCE)
             for row, place in enumerate(places):
                 along = batch[2][row].bool()
                 kl, policy, ref, entropy = (t[row][along].double() for t in got)

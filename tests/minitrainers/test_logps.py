@@ -139,6 +139,13 @@ def test_full_kl_agrees_with_completion_logps_and_is_0_outside(make_model, batch
     assert (got.kl[~outside] > 0).all()
 
 
+def test_full_kl_in_smaller_parts_is_the_same(make_model, batch):
+    policy, ref = make_model(1), make_model(2)
+    whole, parts = full_kl(policy, ref, *batch), full_kl(policy, ref, *batch, elements=300)
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_full_kl_of_a_model_with_itself_is_0(make_model, batch):
     model = make_model()
     assert full_kl(model, model, *batch).kl.abs().max().item() == 0
