@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from prefeval.reports.labels import listed
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, method_name
 
@@ -16,16 +17,23 @@ NAMES = {
 
 
 def turning_points(run: Run) -> list[str]:
-    """A sentence a method: where gold turns against the distance from the reference, and proxy."""
+    """A sentence a method whose gold or proxy turns against the distance from the reference, and
+    one for the others."""
     saved = run.summary.get("overoptimisation") or {}
-    found = []
+    found, rising = [], []
     for method in run.methods:
         if curves := saved.get(method):
+            both = [curves[f"{kind}_curve"] for kind in ("gold", "proxy")]
+            if all(str(c.get("reason") or "").startswith("not shown") for c in both):
+                rising.append(method_name(method))
+                continue
             gold, proxy = (
                 f"{NAMES.get(curves[kind], curves[kind])} {_turn(curves[f'{kind}_curve'])}"
                 for kind in ("gold", "proxy")
             )
             found.append(f"{method_name(method)}: {gold}; {proxy}")
+    if rising:
+        found.append(f"no turn is shown within the distances reached by {listed(rising)}")
     return found
 
 
