@@ -41,9 +41,8 @@ def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
     ``distinct_across`` among the prompts' first samples (Li et al. 2016, arXiv 1510.03055,
     distinct-2). It falls with length by itself, so all texts that are compared, the reference's
     too, are cut to one number of words, half of the median, and as many of each side are taken.
-    ``repetition`` is the mean share of an
-    answer's groups of four words that it has said before (Welleck et al. 2020, arXiv 1908.04319,
-    seq-rep-4): an answer that loops nears 100.
+    ``repetition`` is the mean share of an answer's groups of four words that it has said before
+    (Welleck et al. 2020, arXiv 1908.04319, seq-rep-4): an answer that loops nears 100.
     """
     frame = evidence.diverse
     if frame.empty:

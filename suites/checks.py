@@ -12,19 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, takewhile
 from typing import Any
 
 from prefeval.records import PrefevalError, Prompt
-from prefeval.suites import parsing, refusal
+from prefeval.suites import markdown, parsing, refusal
 
 Check = Mapping[str, Any]
-
-_BULLET = re.compile(r"^(?P<indent>[ \t]*)[-*+•–][ \t]+\S")
-_NUMBERED = re.compile(r"^[ \t]*(?P<number>\d{1,3})[.)][ \t]+\S")
-_HEADING = re.compile(r"^ {0,3}(?P<marks>#{1,6})[ \t]+\S")
-_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?")
-_FENCE = re.compile(r" {0,3}```[ \t]*([\w+#.-]*)[^`]*")
 
 
 def _in_range(count: int, check: Check) -> bool:
@@ -50,54 +43,29 @@ def _json_object(check: Check, completion: str) -> bool:
 
 
 def _bullets(check: Check, completion: str) -> bool:
-    lines = [line for line in completion.splitlines() if line.strip()]
-    found = [match for match in map(_BULLET.match, lines) if match]
-    if check.get("only", False) and len(found) < len(lines):
+    found = markdown.bullets(completion)
+    if check.get("only", False) and len(found) < len(markdown.full_lines(completion)):
         return False
-    indents = [len(match["indent"].expandtabs(4)) for match in found]
-    return _in_range(sum(indent == min(indents) for indent in indents), check)  # top level only
+    return _in_range(sum(indent == min(found) for indent in found), check)  # top level only
 
 
 def _numbered_list(check: Check, completion: str) -> bool:
-    lines = [line for line in completion.splitlines() if line.strip()]
-    numbers = [int(match["number"]) for match in map(_NUMBERED.match, lines) if match]
-    if check.get("only", False) and len(numbers) < len(lines):
+    numbers = markdown.numbered(completion)
+    if check.get("only", False) and len(numbers) < len(markdown.full_lines(completion)):
         return False
     return numbers == list(range(1, len(numbers) + 1)) and _in_range(len(numbers), check)
 
 
 def _headings(check: Check, completion: str) -> bool:
-    found = [match for line in _prose_lines(completion) if (match := _HEADING.match(line))]
-    level = check.get("level")
-    return _in_range(sum(level in (None, len(match["marks"])) for match in found), check)
+    found, level = markdown.headings(completion), check.get("level")
+    return _in_range(len(found) if level is None else found.count(level), check)
 
 
 def _table(check: Check, completion: str) -> bool:
-    """A Markdown table: a heading, its rule, and rows of as many cells; ``n`` counts the rows."""
-    lines = [line.strip() for line in _prose_lines(completion)]
-    for place, (top, rule) in enumerate(pairwise(lines)):
-        if "|" in top and _RULE.fullmatch(rule) and _cells(top) == _cells(rule):
-            body = list(takewhile(lambda line: "|" in line, lines[place + 2 :]))
-            columns = check.get("columns", _cells(top))
-            whole = all(_cells(row) == _cells(top) for row in body)
-            return columns == _cells(top) and whole and bool(body) and _in_range(len(body), check)
-    return False
-
-
-def _cells(line: str) -> int:
-    return len(re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|")))
-
-
-def _prose_lines(text: str) -> list[str]:
-    """The lines outside fenced code."""
-    found, inside = [], False
-    for line in text.splitlines():
-        fence = _FENCE.fullmatch(line)
-        if fence and (not inside or not line.strip(" \t`")):
-            inside = not inside
-        elif not inside:
-            found.append(line)
-    return found
+    found = markdown.table(completion)
+    if found is None or not (found.whole and found.rows):
+        return False
+    return check.get("columns", found.columns) == found.columns and _in_range(found.rows, check)
 
 
 def _contains_any(check: Check, completion: str) -> bool:
@@ -177,23 +145,8 @@ def _compliance(check: Check, completion: str) -> bool:
     return refusal.classify(check.get("prompt", ""), completion) != "full_refusal"
 
 
-def _fenced_blocks(text: str) -> list[str]:
-    """The languages ("" for none) of the fenced code blocks that are ended and not empty."""
-    languages, language, lines = [], None, 0
-    for line in text.splitlines():
-        fence = _FENCE.fullmatch(line)
-        if language is None:
-            language, lines = (fence[1].casefold() if fence else None), 0
-        elif fence and not line.strip(" \t`"):
-            languages += [language] if lines else []
-            language = None
-        else:
-            lines += bool(line.strip())
-    return languages
-
-
 def _code_fence(check: Check, completion: str) -> bool:
-    languages, wanted = _fenced_blocks(completion), check.get("language")
+    languages, wanted = markdown.fenced_blocks(completion), check.get("language")
     count = len(languages) if wanted is None else languages.count(wanted.casefold())
     return _in_range(count, check)
 
