@@ -147,6 +147,7 @@ def test_check_all_refuses_a_prompt_without_completion_and_skips_one_without_che
 
 EVERY_KIND = [
     {**CITY_JOB, "loose": True, "values": {"city": ["Oslo"]}, "types": {"job": "string"}},
+    {"kind": "json_schema", "schema": {"items": {"$ref": "#"}, "uniqueItems": True}},
     {"kind": "bullets", "n": 2, "only": True},
     {"kind": "numbered_list", "min": 1, "only": True},
     {"kind": "contains_any", "answers": ["5", "Oslo", "C++", "-"]},

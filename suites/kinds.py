@@ -1,0 +1,223 @@
+"""The kinds of checks: what an answer must be for each, and the fields that it is told by.
+
+Adding one is one function of (check, completion) and one line in ``KINDS``. Whatever a model may
+write (nothing, garbage, half a JSON object) is an answer and never an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefeval.suites import markdown, parsing, refusal, schemas
+
+Check = Mapping[str, Any]
+
+
+def _in_range(count: int, check: Check) -> bool:
+    """``n`` asks for exactly so many, ``min`` and ``max`` bound them; without any, at least one."""
+    if "n" in check:
+        return bool(count == check["n"])
+    return bool(check.get("min", 1) <= count <= check.get("max", count))
+
+
+def _json_object(check: Check, completion: str) -> bool:
+    value = parsing.parse_json(completion, loose=check.get("loose", False))
+    if not isinstance(value, dict) or any(key not in value for key in check["keys"]):
+        return False
+    if not check.get("extra", False) and set(value) - set(check["keys"]):
+        return False
+    types = check.get("types", {})
+    if any(not parsing.JSON_TYPES[kind](value.get(key)) for key, kind in types.items()):
+        return False
+    return all(
+        key in value and any(parsing.equal_values(value[key], wanted) for wanted in allowed)
+        for key, allowed in check.get("values", {}).items()
+    )
+
+
+def _json_schema(check: Check, completion: str) -> bool:
+    value = parsing.parse_json(completion, loose=check.get("loose", False))
+    if value is None and parsing.strip_fence(completion) != "null":
+        return False  # not JSON's null, but no JSON
+    return schemas.fits(check["schema"], value)
+
+
+def _bullets(check: Check, completion: str) -> bool:
+    found = markdown.bullets(completion)
+    if check.get("only", False) and len(found) < len(markdown.full_lines(completion)):
+        return False
+    return _in_range(sum(indent == min(found) for indent in found), check)  # top level only
+
+
+def _numbered_list(check: Check, completion: str) -> bool:
+    numbers = markdown.numbered(completion)
+    if check.get("only", False) and len(numbers) < len(markdown.full_lines(completion)):
+        return False
+    return numbers == list(range(1, len(numbers) + 1)) and _in_range(len(numbers), check)
+
+
+def _headings(check: Check, completion: str) -> bool:
+    found, level = markdown.headings(completion), check.get("level")
+    return _in_range(len(found) if level is None else found.count(level), check)
+
+
+def _table(check: Check, completion: str) -> bool:
+    found = markdown.table(completion)
+    if found is None or not (found.whole and found.rows):
+        return False
+    return check.get("columns", found.columns) == found.columns and _in_range(found.rows, check)
+
+
+def _contains_any(check: Check, completion: str) -> bool:
+    return any(parsing.mentions(completion, answer) for answer in check["answers"])
+
+
+def _contains_all(check: Check, completion: str) -> bool:
+    return all(parsing.mentions(completion, answer) for answer in check["answers"])
+
+
+def _contains_none(check: Check, completion: str) -> bool:
+    return not _contains_any(check, completion)
+
+
+def _exact(check: Check, completion: str) -> bool:
+    text = " ".join(completion.split())
+    if check.get("ignore_case", False):
+        return any(
+            parsing.normalise(text) == parsing.normalise(answer) for answer in check["answers"]
+        )
+    return any(text == " ".join(answer.split()) for answer in check["answers"])
+
+
+def _arguments_match(arguments: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    if set(arguments) - set(wanted):
+        return False
+    return all(
+        any(parsing.equal_values(arguments[name], value) for value in allowed)
+        if name in arguments
+        else "" in allowed
+        for name, allowed in wanted.items()
+    )
+
+
+def _matches(call: parsing.ToolCall, wanted: Mapping[str, Any]) -> bool:
+    """Name, required arguments, and each value in its list of allowed ones ("" is optional)."""
+    return call.name == wanted["name"] and _arguments_match(call.arguments, wanted["arguments"])
+
+
+def _tool_call(check: Check, completion: str) -> bool:
+    calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES))
+    return calls is not None and len(calls) == 1 and _matches(calls[0], check)
+
+
+def _tool_calls(check: Check, completion: str) -> bool:
+    """Exactly the wanted calls, in any order: as BFCL's parallel categories count them."""
+    calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES)) or []
+    wanted = check["calls"]
+    if len(calls) != len(wanted):
+        return False
+    return _assigned(calls, wanted)
+
+
+def _assigned(calls: Sequence[parsing.ToolCall], wanted: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each wanted call can have a call of its own."""
+    return not wanted or any(
+        _matches(call, wanted[0]) and _assigned([*calls[:i], *calls[i + 1 :]], wanted[1:])
+        for i, call in enumerate(calls)
+    )
+
+
+def _no_tool_call(check: Check, completion: str) -> bool:
+    calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES))
+    return calls is None and "<tool_call>" not in completion and bool(completion.strip())
+
+
+def _refusal(check: Check, completion: str) -> bool:
+    if not completion.strip():
+        return False
+    counted = ("full_refusal", "partial_refusal") if check.get("partial") else ("full_refusal",)
+    return refusal.classify(check.get("prompt", ""), completion) in counted
+
+
+def _compliance(check: Check, completion: str) -> bool:
+    if not completion.strip():
+        return False  # silence neither refuses nor complies
+    return refusal.classify(check.get("prompt", ""), completion) != "full_refusal"
+
+
+def _code_fence(check: Check, completion: str) -> bool:
+    languages, wanted = markdown.fenced_blocks(completion), check.get("language")
+    count = len(languages) if wanted is None else languages.count(wanted.casefold())
+    return _in_range(count, check)
+
+
+def _max_words(check: Check, completion: str) -> bool:
+    return 0 < len(completion.split()) <= int(check["n"])
+
+
+def _min_words(check: Check, completion: str) -> bool:
+    return len(completion.split()) >= int(check["n"])
+
+
+def _regex(check: Check, completion: str) -> bool:
+    flags = re.IGNORECASE if check.get("ignore_case", False) else 0
+    match = re.fullmatch if check.get("full", False) else re.search
+    return match(check["pattern"], completion, flags) is not None
+
+
+def _ifeval(check: Check, completion: str) -> bool:
+    from prefeval.suites import ifeval
+
+    prompt, loose = check.get("prompt", ""), check.get("loose", False)
+    return all(
+        ifeval.follows_all(check["instructions"], check["kwargs"], prompt, completion, loose=loose)
+    )
+
+
+def _all_of(check: Check, completion: str) -> bool:
+    return all(KINDS[part["kind"]].passes(part, completion) for part in check["checks"])
+
+
+def _any_of(check: Check, completion: str) -> bool:
+    return any(KINDS[part["kind"]].passes(part, completion) for part in check["checks"])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of check: its function and the types of the fields that it must and may have."""
+
+    passes: Callable[[Check, str], bool]
+    required: Mapping[str, type]
+    optional: Mapping[str, type]
+
+
+_COUNT = {"n": int, "min": int, "max": int}
+KINDS: dict[str, Kind] = {
+    "json_object": Kind(
+        _json_object, {"keys": list}, {"values": dict, "types": dict, "extra": bool, "loose": bool}
+    ),
+    "json_schema": Kind(_json_schema, {"schema": dict}, {"loose": bool}),
+    "bullets": Kind(_bullets, {}, {**_COUNT, "only": bool}),
+    "numbered_list": Kind(_numbered_list, {}, {**_COUNT, "only": bool}),
+    "headings": Kind(_headings, {}, {**_COUNT, "level": int}),
+    "table": Kind(_table, {}, {**_COUNT, "columns": int}),
+    "contains_any": Kind(_contains_any, {"answers": list}, {}),
+    "contains_all": Kind(_contains_all, {"answers": list}, {}),
+    "contains_none": Kind(_contains_none, {"answers": list}, {}),
+    "exact": Kind(_exact, {"answers": list}, {"ignore_case": bool}),
+    "tool_call": Kind(_tool_call, {"name": str, "arguments": dict}, {"syntax": list}),
+    "tool_calls": Kind(_tool_calls, {"calls": list}, {"syntax": list}),
+    "no_tool_call": Kind(_no_tool_call, {}, {"syntax": list}),
+    "refusal": Kind(_refusal, {}, {"partial": bool, "prompt": str}),
+    "compliance": Kind(_compliance, {}, {"prompt": str}),
+    "code_fence": Kind(_code_fence, {}, {**_COUNT, "language": str}),
+    "max_words": Kind(_max_words, {"n": int}, {}),
+    "min_words": Kind(_min_words, {"n": int}, {}),
+    "regex": Kind(_regex, {"pattern": str}, {"full": bool, "ignore_case": bool}),
+    "ifeval": Kind(_ifeval, {"instructions": list, "kwargs": list}, {"loose": bool, "prompt": str}),
+    "all_of": Kind(_all_of, {"checks": list}, {}),
+    "any_of": Kind(_any_of, {"checks": list}, {}),
+}
