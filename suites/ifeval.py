@@ -3,7 +3,8 @@
 Strict takes the answer as it is; loose also without its first line, its last line, both, and
 without asterisks, and any of these eight may follow (the paper's section 2.2). Two checkers of the
 package want data that it does not carry, so sentences and capital words are split here:
-``SPLIT_HERE`` names them. Language is detected with a fixed seed; the package leaves it to chance.
+``SPLIT_HERE`` names them. Language is detected with a fixed seed; the package leaves it to chance,
+and puts a random letter in the place of "#" or "!", which are counted here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from prefeval.records import PrefevalError
 
 NUMBER_SENTENCES = "length_constraints:number_sentences"
 CAPITAL_WORDS = "change_case:capital_word_frequency"
+LETTERS = "keywords:letter_frequency"
 SPLIT_HERE = (NUMBER_SENTENCES, CAPITAL_WORDS)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\n\s*\n")
 _ABBREVIATION = re.compile(
@@ -56,8 +58,8 @@ def sentences(text: str) -> list[str]:
 def variants(text: str) -> list[str]:
     """The eight readings of loose accuracy, the text itself first."""
     lines = text.split("\n")
-    cuts = (lines[first : len(lines) - last] for first, last in product((0, 1), (0, 1)))
-    plain = ["\n".join(cut).strip() for cut in cuts]
+    cuts = [lines[first : len(lines) - last] for first, last in product((0, 1), (0, 1))]
+    plain = [text, *("\n".join(cut).strip() for cut in cuts[1:])]
     return [*plain, *(p.replace("*", "") for p in plain)]
 
 
@@ -66,7 +68,8 @@ def follows(instruction: str, kwargs: Mapping[str, Any], prompt: str, text: str)
     if not text.strip():
         return False
     given = {k: v for k, v in kwargs.items() if v is not None}
-    if instruction in SPLIT_HERE:
+    is_sign = instruction == LETTERS and not re.fullmatch("[a-zA-Z]", given["letter"])
+    if is_sign or instruction in SPLIT_HERE:
         return _follows_here(instruction, given, text)
     checker = checkers()[instruction](instruction)
     checker.build_description(**given)
@@ -78,6 +81,9 @@ def follows(instruction: str, kwargs: Mapping[str, Any], prompt: str, text: str)
 def _follows_here(instruction: str, kwargs: Mapping[str, Any], text: str) -> bool:
     if instruction == NUMBER_SENTENCES:
         count, wanted, relation = len(sentences(text)), kwargs["num_sentences"], kwargs["relation"]
+    elif instruction == LETTERS:
+        count, wanted = text.lower().count(kwargs["letter"].lower()), kwargs["let_frequency"]
+        relation = kwargs["let_relation"]
     else:
         count = sum(word.isupper() for word in _WORD.findall(text))
         wanted, relation = kwargs["capital_frequency"], kwargs["capital_relation"]

@@ -30,6 +30,10 @@ def follows(instruction, text, **kwargs):
          "Dr. Smith came at 5.30 p.m. on foot. He left.", "One. Two. Three."),
         ("change_case:capital_word_frequency",
          {"capital_frequency": 2, "capital_relation": "at least"}, "NASA, ESA met.", "NASA met."),
+        ("keywords:letter_frequency",
+         {"letter": "#", "let_frequency": 2, "let_relation": "at least"}, "## a", "# aaaaaaaaaaaaa"),
+        ("keywords:letter_frequency",
+         {"letter": "Q", "let_frequency": 2, "let_relation": "less than"}, "Quiet", "Qatar, q"),
     ],
 )  # fmt: skip
 def test_an_instruction_is_followed_or_not(instruction, kwargs, good, bad):
@@ -44,6 +48,7 @@ def test_loose_reads_the_answer_without_its_frame():
     assert checks.run_check({**NO_COMMA, "loose": True}, answer)
     assert not checks.run_check({**NO_COMMA, "loose": True}, "a, b\nc, d\ne, f")
     assert len(ifeval.variants(answer)) == 8
+    assert ifeval.variants(" a\nb ")[0] == " a\nb "  # what passes strictly passes loosely
     assert ifeval.variants("*a*\nb\n*c*")[-1] == "b"
 
 
