@@ -31,7 +31,7 @@ def follows(instruction, text, **kwargs):
         ("change_case:capital_word_frequency",
          {"capital_frequency": 2, "capital_relation": "at least"}, "NASA, ESA met.", "NASA met."),
         ("keywords:letter_frequency",
-         {"letter": "#", "let_frequency": 2, "let_relation": "at least"}, "## a", "# aaaaaaaaaaaaa"),
+         {"letter": "#", "let_frequency": 2, "let_relation": "at least"}, "## a", "# aaaaaaaaaaa"),
         ("keywords:letter_frequency",
          {"letter": "Q", "let_frequency": 2, "let_relation": "less than"}, "Quiet", "Qatar, q"),
     ],
