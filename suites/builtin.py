@@ -9,7 +9,8 @@ A suite is a folder of JSONL files (or one such file), a prompt a line:
 row of the retention matrix, ``cluster`` what intervals are clustered by (default: the prompt
 itself), ``use`` is "retention" unless said otherwise, ``check`` is a check of
 ``prefeval.suites.checks`` and may be left out only with ``"use": "win_rate"``. Rows of IFEval's own
-file (``key``, ``prompt``, ``instruction_id_list``, ``kwargs``) are taken as they are.
+file (``key``, ``prompt``, ``instruction_id_list``, ``kwargs``) and of GSM8K's (``question``,
+``answer``) are taken as they are.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from prefeval.records import Message, Messages, PrefevalError, Prompt, Use
-from prefeval.suites import checks, ifeval
+from prefeval.records import Message, Messages, PrefevalError, Prompt, Use, content_hash
+from prefeval.suites import checks, ifeval, maths
 
 BUILTIN = "builtin"
 BEHAVIOURS = ("json", "bullets", "tool", "refusal", "overrefusal", "facts")
@@ -59,6 +60,8 @@ def parse_prompt(row: Any) -> Prompt:
         raise ValueError("a row must be a JSON object")
     if {"instruction_id_list", "kwargs", "key"} <= set(row):
         row = ifeval.as_row(row)
+    elif maths.is_gsm8k(row):
+        row = maths.as_row(row, content_hash(row["question"])[:10])
     if unknown := sorted(set(row) - _FIELDS):
         known = ", ".join(sorted(_FIELDS))
         raise ValueError(f"unknown field {', '.join(unknown)}; known fields: {known}")

@@ -7,6 +7,7 @@ the check itself is an error that names the prompt. The kinds lie in ``prefeval.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,10 +38,12 @@ def _fault(check: Check) -> str:
         known = ", ".join(sorted(fields)) or "none"
         return f"{name} has the unknown field {', '.join(unknown)}; it takes {known}"
     for key in sorted(given):
-        if not isinstance(check[key], fields[key]) or (
-            fields[key] is int and isinstance(check[key], bool)
-        ):
-            return f"{name}'s {key} must be a {fields[key].__name__}, got {check[key]!r}"
+        types = fields[key]
+        allowed = types if isinstance(types, tuple) else (types,)
+        flag = isinstance(check[key], bool)  # Python's True is an int, JSON's is none
+        if not isinstance(check[key], allowed) or (flag and bool not in allowed):
+            names = " or ".join(t.__name__ for t in allowed)
+            return f"{name}'s {key} must be a {names}, got {check[key]!r}"
     return _deep_fault(name, check)
 
 
@@ -54,6 +57,12 @@ def _deep_fault(name: str, check: Check) -> str:
         from prefeval.suites import ifeval
 
         return ifeval.fault(check["instructions"], check["kwargs"])
+    if name == "number" and not all(
+        math.isfinite(check[key]) and (key == "answer" or check[key] >= 0)
+        for key in ("answer", "tolerance")
+        if key in check
+    ):
+        return "number's answer must be finite and its tolerance 0 or more; correct them"
     if name == "json_schema":
         return schemas.fault(check["schema"])
     if name == "tool_calls":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefeval.suites import markdown, parsing, refusal, schemas
+from prefeval.suites import markdown, maths, parsing, refusal, schemas
 
 Check = Mapping[str, Any]
 
@@ -190,10 +190,11 @@ class Kind:
     """A kind of check: its function and the types of the fields that it must and may have."""
 
     passes: Callable[[Check, str], bool]
-    required: Mapping[str, type]
-    optional: Mapping[str, type]
+    required: Mapping[str, type | tuple[type, ...]]
+    optional: Mapping[str, type | tuple[type, ...]]
 
 
+_REAL = (int, float)
 _COUNT = {"n": int, "min": int, "max": int}
 KINDS: dict[str, Kind] = {
     "json_object": Kind(
@@ -217,6 +218,7 @@ KINDS: dict[str, Kind] = {
     "max_words": Kind(_max_words, {"n": int}, {}),
     "min_words": Kind(_min_words, {"n": int}, {}),
     "regex": Kind(_regex, {"pattern": str}, {"full": bool, "ignore_case": bool}),
+    "number": Kind(maths.passes, {"answer": _REAL}, {"tolerance": _REAL, "loose": bool}),
     "ifeval": Kind(_ifeval, {"instructions": list, "kwargs": list}, {"loose": bool, "prompt": str}),
     "all_of": Kind(_all_of, {"checks": list}, {}),
     "any_of": Kind(_any_of, {"checks": list}, {}),

@@ -156,6 +156,7 @@ EVERY_KIND = [
     {"kind": "exact", "answers": ["a"], "ignore_case": True},
     TRIP,
     {"kind": "tool_calls", "calls": [{"name": "f", "arguments": {"x": [1]}}] * 2},
+    {"kind": "number", "answer": 42, "tolerance": 0.5, "loose": True},
     {"kind": "ifeval", "instructions": ["punctuation:no_comma"], "kwargs": [{}], "loose": True},
     {"kind": "headings", "level": 2},
     {"kind": "table", "columns": 2},
@@ -203,6 +204,12 @@ def test_no_text_makes_any_check_raise(text):
         "i " + "verily" * 10_000,
         '"' * 50_000,
         "- " * 50_000,
+        "answer: " * 20_000,
+        "1 " * 50_000,
+        "1," * 50_000,
+        "=1" * 50_000,
+        "\\boxed{" * 20_000,
+        "1e999 1/0 \\frac{1}{0} " * 2_000,
     ],
 )
 def test_endless_and_broken_output_is_judged_in_linear_time(text):
