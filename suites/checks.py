@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefeval.records import PrefevalError, Prompt
-from prefeval.suites import parsing, schemas
+from prefeval.suites import languages, parsing, schemas
 from prefeval.suites.kinds import KINDS, Check
 
 
@@ -63,6 +63,8 @@ def _deep_fault(name: str, check: Check) -> str:
         if key in check
     ):
         return "number's answer must be finite and its tolerance 0 or more; correct them"
+    if name == "language":
+        return languages.fault(check["code"])
     if name == "json_schema":
         return schemas.fault(check["schema"])
     if name == "tool_calls":

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefeval.suites import markdown, maths, parsing, refusal, schemas
+from prefeval.suites import languages, markdown, maths, parsing, refusal, schemas
 
 Check = Mapping[str, Any]
 
@@ -219,6 +219,7 @@ KINDS: dict[str, Kind] = {
     "min_words": Kind(_min_words, {"n": int}, {}),
     "regex": Kind(_regex, {"pattern": str}, {"full": bool, "ignore_case": bool}),
     "number": Kind(maths.passes, {"answer": _REAL}, {"tolerance": _REAL, "loose": bool}),
+    "language": Kind(languages.passes, {"code": str}, {"loose": bool}),
     "ifeval": Kind(_ifeval, {"instructions": list, "kwargs": list}, {"loose": bool, "prompt": str}),
     "all_of": Kind(_all_of, {"checks": list}, {}),
     "any_of": Kind(_any_of, {"checks": list}, {}),

@@ -40,13 +40,13 @@ def numbered(text: str) -> list[int]:
 
 def headings(text: str) -> list[int]:
     """The level of each heading, 1 to 6."""
-    found = filter(None, map(_HEADING.match, _prose(text)))
+    found = filter(None, map(_HEADING.match, prose(text)))
     return [len(match["marks"]) for match in found]
 
 
 def table(text: str) -> Table | None:
     """The first table: a heading, its rule, and the rows that follow."""
-    lines = [line.strip() for line in _prose(text)]
+    lines = [line.strip() for line in prose(text)]
     for place, (top, rule) in enumerate(pairwise(lines)):
         if "|" in top and _RULE.fullmatch(rule) and _cells(top) == _cells(rule):
             rows = list(takewhile(lambda line: "|" in line, lines[place + 2 :]))
@@ -68,7 +68,7 @@ def fenced_blocks(text: str) -> list[str]:
     return found
 
 
-def _prose(text: str) -> list[str]:
+def prose(text: str) -> list[str]:
     """The lines outside fenced code."""
     return [line for line, language, ends in _by_fence(text) if language is None and not ends]
 

@@ -96,7 +96,8 @@ def stated(text: str) -> Fraction | None:
     last = sentences[-1] if sentences else ""
     if (after := _after_equals(last)) != last:
         return numbers(after)[0]
-    return (numbers(last) or [None])[-1]
+    found = numbers(last)
+    return found[-1] if found else None
 
 
 def _after_equals(sentence: str) -> str:

@@ -157,6 +157,7 @@ EVERY_KIND = [
     TRIP,
     {"kind": "tool_calls", "calls": [{"name": "f", "arguments": {"x": [1]}}] * 2},
     {"kind": "number", "answer": 42, "tolerance": 0.5, "loose": True},
+    {"kind": "language", "code": "fr"},
     {"kind": "ifeval", "instructions": ["punctuation:no_comma"], "kwargs": [{}], "loose": True},
     {"kind": "headings", "level": 2},
     {"kind": "table", "columns": 2},
