@@ -163,7 +163,8 @@ def _python_call(node: ast.expr) -> ToolCall | None:
 
 
 def _python_calls(text: str) -> list[ToolCall] | None:
-    """The whole text is ``name(key=value)``, or a list of such calls; values are literals."""
+    """The whole text is ``name(key=value)``, or such calls with commas between, in brackets or not;
+    values are literals."""
     body = strip_fence(text)
     if not body.endswith((")", "]")) or len(body) > _MAX_PYTHON:
         return None
@@ -173,7 +174,7 @@ def _python_calls(text: str) -> list[ToolCall] | None:
             tree = ast.parse(body, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
-    nodes = tree.elts if isinstance(tree, ast.List) else [tree]
+    nodes = tree.elts if isinstance(tree, (ast.List, ast.Tuple)) else [tree]
     calls = [_python_call(node) for node in nodes]
     return [call for call in calls if call] if calls and all(calls) else None
 

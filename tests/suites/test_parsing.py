@@ -87,6 +87,8 @@ def test_calls_as_other_families_write_them():
     )
     assert parse_tool_calls("```python\nf(a=1)\n```") == call
     assert parse_tool_calls("math.f(a=-1.5)") == [ToolCall("math.f", {"a": -1.5})]
+    assert parse_tool_calls("f(a=1), g()") == [*call, ToolCall("g", {})]
+    assert parse_tool_calls("(1, 2)") is None
 
 
 @pytest.mark.parametrize(
