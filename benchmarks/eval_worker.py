@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,7 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefeval.harness import models
 from prefeval.harness.backends.hugging_face import HuggingFaceBackend
+from prefeval.harness.data import load_pairs
 from prefeval.minitrainers import sampling
+from prefeval.minitrainers.batches import end_of_turn, prompt_text
 
 MEGABYTE = 1e6
 
@@ -113,11 +117,41 @@ def _transformers(
     return int((made.shape[1] - prompts.shape[1]) * len(prompts))
 
 
+def score(options: Options) -> dict[str, Any]:
+    """Log-probabilities of the answers of pairs, ``batch`` answers at once; what both sides read
+    is written for the peer."""
+    tokenizer = models.load_tokenizer(options["folder"])
+    backend = HuggingFaceBackend(models.load_model(options["folder"]), tokenizer, max_length=2048)
+    pairs = load_pairs(options["data"]).items
+    random.Random(0).shuffle(pairs)
+    pairs = sorted(
+        (p for p in pairs[: options["pairs"]]), key=lambda p: len(str(p.prompt)) + len(p.chosen)
+    )
+    end = end_of_turn(tokenizer).text
+    requests = [
+        (prompt_text(tokenizer, p.prompt), answer + end)
+        for p in pairs
+        for answer in (p.chosen, p.rejected)
+    ]
+    Path(options["requests"]).write_text(json.dumps(requests))
+    items = [(p.prompt, p.chosen, p.rejected) for p in pairs]
+    step = options["batch"] // 2
+    backend.pair_logps(items[:1])  # first use
+    start = time.perf_counter()
+    found = [s for i in range(0, len(items), step) for s in backend.pair_logps(items[i : i + step])]
+    return {
+        "seconds": time.perf_counter() - start,
+        "logps": [x for s in found for x in (s.chosen_logps, s.rejected_logps)],
+    }
+
+
 def main() -> None:
     """Measure what the options ask for."""
     options = read_options()
     use_threads(options)
-    case: Callable[[Options], dict[str, Any]] = {"kl": kl, "generate": generate}[options["case"]]
+    cases: dict[str, Callable[[Options], dict[str, Any]]]
+    cases = {"kl": kl, "generate": generate, "score": score}
+    case = cases[options["case"]]
     print(json.dumps(case(options)))
 
 

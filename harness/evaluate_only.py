@@ -31,6 +31,7 @@ SHOWN = {
     "length_ratio": ("length", "×"),
     "delta_chosen": ("Δchosen", "nats/seq"),
     "off_policy_gap": ("off-policy", "nats/token"),
+    "ches_correlation": ("CHES, Δchosen", "rank correlation"),
     "truncation_rate": ("truncated", "%"),
     "repetition": ("repetition", "%"),
     "distinct_within": ("distinct-2", "%"),
@@ -130,12 +131,12 @@ def _show(
         named = {r.name: r for r in numbers}
         console.print(label, markup=False, highlight=False)
         for name, (title, unit) in SHOWN.items():
-            console.print(f"  {title:10s} {number_text(named[name])} {unit}", highlight=False)
+            console.print(f"  {title:13s} {number_text(named[name])} {unit}", highlight=False)
         for r in numbers:
             if r.name.startswith("change_"):
                 behaviour = r.name.removeprefix("change_")
                 console.print(
-                    f"  {behaviour:12s} {number_text(r, sign=True)} points", highlight=False
+                    f"  {behaviour:13s} {number_text(r, sign=True)} points", highlight=False
                 )
         console.print(f"  KL by token {where[label]} nats/token", highlight=False, soft_wrap=True)
         if (fall := falls[label]).kind not in ("none", "unknown"):

@@ -123,7 +123,7 @@ def read_evidence(
         judged["len_baseline"] = counts.loc[judged["prompt_id"], "ref_n_tokens"].to_numpy()
     reference = pd.DataFrame(records.read_jsonl(task.reference_dir / "pairs.jsonl"))
     if len(reference):
-        names = {"chosen_logps": "ref_chosen_logps", "rejected_logps": "ref_rejected_logps"}
+        names = {n: f"ref_{n}" for n in ("chosen_logps", "rejected_logps", "ches")}
         reference = reference.rename(columns=names)[["pair_id", *names.values()]]
         frames["pairs"] = frames["pairs"].merge(reference, on="pair_id", validate="1:1")
     frames["diverse"] = _diverse(out, task)

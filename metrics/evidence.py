@@ -71,6 +71,7 @@ SCHEMAS: Mapping[str, Schema] = {
         text=("cluster",),
         positive=("chosen_lengths", "rejected_lengths"),
         real=("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
+        extra=("ref_ches",),
     ),
     "checks": Schema(
         ids=("prompt_id",),
@@ -102,7 +103,8 @@ class Evidence:
         the reference's sample), logps and ref_logps (nats/sequence); n_tokens, ref_n_tokens,
         ended, ref_ended, entropy (nats/token).
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
-        {chosen,rejected}_lengths (tokens).
+        {chosen,rejected}_lengths (tokens), if known ref_ches (length-normalised, of the
+        reference).
     checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers), and the
         same with ``_loose`` behind it if known (`suites.checks.loosened`; NaN without one).
     diverse: prompt_id, index, text, ref_text (K samples a prompt).

@@ -23,18 +23,22 @@ UNITS = {
     "implicit_accuracy": ("percent", True),
     "off_policy_gap": ("nats/token", None),
     "ref_off_policy_gap": ("nats/token", None),
+    "ches_correlation": ("correlation", None),
 }
 
 
 def logps(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]:
     """``delta_{chosen,rejected}`` (nats/sequence) and per token, ``margin``, ``implicit_accuracy``,
-    ``off_policy_gap`` and ``ref_off_policy_gap`` (nats/token).
+    ``off_policy_gap`` and ``ref_off_policy_gap`` (nats/token), ``ches_correlation``.
 
     The margin is Delta_w - Delta_l in nats, not times beta. Per-token numbers are ratios of sums.
     ``implicit_accuracy`` is P(Delta_w > Delta_l) in percent, equal ones counting half, so that
     the reference itself scores 50. n is pairs. The gaps are log pi per token on the pairs' answers
     less that on the policy's own samples, and the same under the reference: the further below 0,
     the staler the pairs, and what training has added is the difference of the two.
+    ``ches_correlation`` is the rank correlation over pairs of CHES under the reference with
+    log pi - log pi_ref of the chosen answer: below 0 where the pairs whose answers look alike to
+    the model are those that are displaced (Razin et al.), so that leaving them out may help.
     """
     frame = evidence.pairs
     if frame.empty:
@@ -57,6 +61,9 @@ def logps(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]
     estimates |= {
         "off_policy_gap": _off_policy_gap(evidence, ""),
         "ref_off_policy_gap": _off_policy_gap(evidence, "ref_"),
+        "ches_correlation": stats.rank_correlation(frame["ref_ches"], chosen, cluster)
+        if "ref_ches" in frame
+        else stats.undefined("CHES is not known", len(frame)),
     }
     return [estimate.metric(name, *UNITS[name]) for name, estimate in estimates.items()]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
+from scipy.stats import rankdata
 
 from prefeval.records import MetricResult
 
@@ -154,6 +155,31 @@ def independent_difference(
     gap = a.value - b.value
     reason = a.reason or b.reason
     return Estimate(gap, stderr, gap - half, gap + half, min(a.n, b.n), reason)
+
+
+def rank_correlation(
+    a: ArrayLike,
+    b: ArrayLike,
+    clusters: Sequence[Any] | NDArray[Any] | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Spearman's correlation of ``a`` and ``b``, (n,) each, with a clustered interval.
+
+    The interval is symmetric in atanh; its standard error is that of the ranks' Pearson
+    correlation by linearisation.
+    """
+    x, y = (rankdata(np.asarray(v, dtype=np.float64)) for v in (a, b))
+    if len(x) < 4 or not (x.std() and y.std()):
+        return undefined("fewer than 4 observations, or all alike", len(x))
+    x, y = ((v - v.mean()) / v.std() for v in (x, y))
+    r = float((x * y).mean())
+    codes = cluster_codes(clusters, len(x))
+    stderr = math.sqrt(cluster_variance((x * y - r * (x**2 + y**2) / 2) / len(x), codes))
+    if abs(r) > 1 - 1e-12 or math.isnan(stderr):
+        return Estimate(r, stderr, math.nan, math.nan, len(x), "no interval can be given")
+    half = t_quantile(int(codes.max()) + 1, level) * stderr / (1 - r**2)
+    low, high = (math.tanh(math.atanh(r) + side * half) for side in (-1, 1))
+    return Estimate(r, stderr, low, high, len(x))
 
 
 def wilson(p: float, n: float, quantile: float) -> tuple[float, float]:

@@ -47,6 +47,8 @@ class CompletionLogps(NamedTuple):
     """(B, T) nats/token, 0 outside the completion"""
     entropies: Tensor
     """(B, T) entropy of the distribution from which the token comes, nats/token; no gradient"""
+    states: Tensor
+    """(B, D) sum of the last hidden states that predict the completion; no gradient"""
 
 
 class SharedLogps(NamedTuple):
@@ -58,6 +60,8 @@ class SharedLogps(NamedTuple):
     """(B, K) tokens"""
     entropies: Tensor
     """(B, K) summed over the answer, nats/sequence; no gradient"""
+    states: Tensor
+    """(B, K, D) sum of the last hidden states that predict the answer; no gradient"""
 
 
 class FullKL(NamedTuple):
@@ -212,6 +216,20 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=values.dtype).masked_scatter(mask, values)
 
 
+def _added(values: Tensor, places: Tensor, n: int) -> Tensor:
+    """(n, ...) sums of the (N, ...) values that have the same place."""
+    return values.new_zeros(n, *values.shape[1:]).index_add(0, places, values)
+
+
+def _read(lm: PreTrainedModel, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> CompletionLogps:
+    """The completions (B, T) of ``mask``, predicted from the states (N, D)."""
+    mask = mask[:, 1:]
+    found = _label_logps(lm, hidden, input_ids[:, 1:][mask])
+    tokens, entropies = (F.pad(_scatter(x, mask), (1, 0)) for x in found)
+    states = _added(hidden.detach().float(), mask.nonzero()[:, 0], len(mask))
+    return CompletionLogps(tokens.sum(-1), mask.sum(-1), tokens, entropies, states)
+
+
 def completion_logps(
     model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
 ) -> CompletionLogps:
@@ -227,9 +245,7 @@ def completion_logps(
     """
     mask = completion_mask.bool()
     hidden = _predicting_states(model, input_ids, attention_mask, mask)
-    found = _label_logps(causal_lm(model), hidden, input_ids[:, 1:][mask[:, 1:]])
-    tokens, entropies = (F.pad(_scatter(x, mask[:, 1:]), (1, 0)) for x in found)
-    return CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens, entropies)
+    return _read(causal_lm(model), hidden, input_ids, mask)
 
 
 def shared_logps(model: PreTrainedModel, batch: SharedBatch, n_answers: int) -> SharedLogps:
@@ -252,11 +268,15 @@ def shared_logps(model: PreTrainedModel, batch: SharedBatch, n_answers: int) -> 
     shape = (len(batch.input_ids), n_answers)
 
     def per_answer(values: Tensor) -> Tensor:
-        zeros = values.new_zeros(shape[0] * shape[1])
-        return zeros.index_add(0, place, values).view(shape)
+        return _added(values, place, shape[0] * shape[1]).view(*shape, *values.shape[1:])
 
     lengths = torch.bincount(place, minlength=shape[0] * shape[1]).view(shape)
-    return SharedLogps(per_answer(found.logps), lengths, per_answer(found.entropies))
+    return SharedLogps(
+        per_answer(found.logps),
+        lengths,
+        per_answer(found.entropies),
+        per_answer(hidden.detach().float()),
+    )
 
 
 class ContinuedLogps(NamedTuple):
@@ -280,9 +300,7 @@ def continued_logps(
     ids, _, completion_mask = collate(examples, lm.device)
     mask = completion_mask.bool()
     output = lm.base_model(input_ids=ids[:, :-1], use_cache=True, **{name: cache})
-    found = _label_logps(lm, output.last_hidden_state[mask[:, 1:]], ids[:, 1:][mask[:, 1:]])
-    tokens, entropies = (F.pad(_scatter(x, mask[:, 1:]), (1, 0)) for x in found)
-    own = CompletionLogps(tokens.sum(-1), mask[:, 1:].sum(-1), tokens, entropies)
+    own = _read(lm, output.last_hidden_state[mask[:, 1:]], ids, mask)
 
     with torch.no_grad():
         for layer in cache.layers:

@@ -204,7 +204,10 @@ class PairScorer:
         found = completion_logps(self.model, *collate([e for row in rows for e in row], device))
         shape = (len(pairs), 2)
         return SharedLogps(
-            found.sums.view(shape), found.lengths.view(shape), found.entropies.sum(-1).view(shape)
+            found.sums.view(shape),
+            found.lengths.view(shape),
+            found.entropies.sum(-1).view(shape),
+            found.states.view(*shape, -1),
         )
 
     def flops(self, pairs: Sequence[EncodedPair]) -> float:

@@ -96,3 +96,44 @@ def test_another_vocabulary_is_refused(backends):
     other = HuggingFaceBackend(larger, ref.tokenizer, max_length=128)
     with pytest.raises(PrefevalError, match="name the reference that this policy was tuned from"):
         policy.compare(other, [(PROMPTS[0].messages, [5, 1])])
+
+
+def test_pairs_are_read_as_whole_tensors_say(backends):
+    _, ref = backends
+    pairs = [
+        (PROMPTS[0].messages, "yes, of course", "no"),
+        (PROMPTS[1].messages, "a", "the sky, and what is above it"),
+        (PROMPTS[2].messages, "same", "same"),
+    ]
+    for (messages, chosen, rejected), got in zip(pairs, ref.pair_logps(pairs), strict=True):
+        states, sums, lengths = [], [], []
+        for answer in (chosen, rejected):
+            text = ref.tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": answer}], tokenize=False
+            )
+            ids = ref.tokenizer(text, add_special_tokens=False).input_ids
+            n = len(ids) - len(ref._prompt_ids([messages])[0])
+            with torch.no_grad():
+                out = ref.model(torch.tensor([ids]), output_hidden_states=True)
+            logps = out.logits[0].double().log_softmax(-1)[range(len(ids) - 1), ids[1:]]
+            states.append(out.hidden_states[-1][0, -n - 1 : -1].double().mean(0))
+            sums.append(float(logps[-n:].sum()))
+            lengths.append(n)
+        want = torch.dot(states[0], states[1]) - torch.dot(states[0], states[0])
+        assert (got.chosen_lengths, got.rejected_lengths) == tuple(lengths)
+        assert (got.chosen_logps, got.rejected_logps) == pytest.approx(tuple(sums), abs=1e-4)
+        assert got.ches == pytest.approx(float(want), abs=1e-4)
+    assert got.ches == pytest.approx(0, abs=1e-5)  # the two answers are one
+
+
+def test_pairs_have_the_same_numbers_in_any_company(backends):
+    _, ref = backends
+    pairs = [(p.messages, "word " * k, "other " * (9 - k)) for k, p in enumerate(PROMPTS * 3, 1)]
+    pairs = pairs[:8]
+    alone = [ref.pair_logps([pair])[0] for pair in pairs]
+    for together, single in zip(ref.pair_logps(pairs), alone, strict=True):
+        assert vars(together) == pytest.approx(vars(single), abs=1e-4)
+    ref._score._may_share = False
+    for apart, single in zip(ref.pair_logps(pairs), alone, strict=True):
+        assert vars(apart) == pytest.approx(vars(single), abs=1e-4)
+    del ref._score

@@ -132,6 +132,7 @@ def test_log_probability_dynamics_by_hand():
     # deltas: chosen -2, -1, 0; rejected -5, 0, 0; right, wrong, equal
     gaps = [got.pop(name) for name in ("off_policy_gap", "ref_off_policy_gap")]
     assert all("not scored" in gap.reason for gap in gaps)
+    assert "not known" in got.pop("ches_correlation").reason
     assert {name: r.value for name, r in got.items()} == pytest.approx(
         {
             "delta_chosen": -1,
@@ -142,6 +143,24 @@ def test_log_probability_dynamics_by_hand():
             "implicit_accuracy": 50,
         }
     )
+
+
+def test_ches_is_compared_with_the_change_of_the_chosen_answer():
+    n = 12
+    fall = np.arange(n, dtype=float)
+    pairs = pd.DataFrame(
+        {
+            "pair_id": [f"p{i:02}" for i in range(n)], "cluster": "",
+            "chosen_logps": -20 - fall, "ref_chosen_logps": -20.0,
+            "rejected_logps": -30.0, "ref_rejected_logps": -20.0,
+            "chosen_lengths": 5, "rejected_lengths": 5,
+            "ref_ches": -9 + fall**3,  # the likelier to be displaced, the further it fell
+        }
+    )  # fmt: skip
+    assert measure("logps", Evidence(pairs=pairs))["ches_correlation"].value == pytest.approx(-1)
+    mixed = pairs.assign(ref_ches=[3.0, 1, 4, 1.5, 9, 2.6, 5, 3.5, 8, 9.7, 9.3, 2.3])
+    found = measure("logps", Evidence(pairs=mixed))["ches_correlation"]
+    assert found.ci_low < found.value < found.ci_high < 1
 
 
 def test_diversity_by_hand():

@@ -242,3 +242,29 @@ def test_scaling_an_estimate_scales_all_but_n():
     assert (got.value, got.stderr, got.ci_low) == pytest.approx(
         (100 * plain.value, 100 * plain.stderr, 100 * plain.ci_low)
     )
+
+
+@pytest.mark.parametrize(
+    ("n", "a_cluster", "rho"), [(60, 1, 0.0), (60, 1, 0.6), (128, 2, -0.4), (128, 4, 0.5)]
+)
+def test_rank_correlation_covers_that_of_normal_variables(n, a_cluster, rho):
+    """Of two normal variables it is 6/pi asin(rho/2) (Pearson 1907)."""
+    rng, truth, runs = np.random.default_rng(0), 6 / np.pi * np.arcsin(rho / 2), 800
+    clusters = np.repeat(np.arange(n // a_cluster), a_cluster)
+    covered = 0
+    for _ in range(runs):
+        common = rng.normal(size=(2, n // a_cluster, 1))
+        own = rng.normal(size=(2, n // a_cluster, a_cluster))
+        x, noise = (common + own) if a_cluster > 1 else own
+        y = rho * x + np.sqrt(1 - rho**2) * noise
+        found = stats.rank_correlation(x.ravel(), y.ravel(), clusters)
+        covered += found.ci_low <= truth <= found.ci_high
+    assert 0.92 <= covered / runs <= 0.97
+
+
+def test_rank_correlation_is_scipys_and_undefined_without_spread():
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 5, 40)
+    y = x + rng.integers(0, 5, 40)
+    assert stats.rank_correlation(x, y).value == pytest.approx(reference.spearmanr(x, y)[0])
+    assert np.isnan(stats.rank_correlation(np.ones(9), np.arange(9)).value)
