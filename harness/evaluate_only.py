@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,15 +134,24 @@ def _show(
         for name, (title, unit) in SHOWN.items():
             console.print(f"  {title:13s} {number_text(named[name])} {unit}", highlight=False)
         for r in numbers:
-            if r.name.startswith("change_"):
-                behaviour = r.name.removeprefix("change_")
+            if title := _behaviour(r.name):
                 console.print(
-                    f"  {behaviour:13s} {number_text(r, sign=True)} points", highlight=False
-                )
+                    f"  {title:13s} {number_text(r, sign=r.unit == 'points')} {r.unit}",
+                    highlight=False, soft_wrap=True,
+                )  # fmt: skip
         console.print(f"  KL by token {where[label]} nats/token", highlight=False, soft_wrap=True)
         if (fall := falls[label]).kind not in ("none", "unknown"):
             said = f"  chosen answers became less likely: {fall.kind} ({'; '.join(fall.evidence)})"
             console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
+def _behaviour(name: str) -> str:
+    """What a behaviour's number is called, where it is shown: changes, and pass@k."""
+    found = re.fullmatch(r"(sampled_)?change_(.+)|pass_at_(\d+)_((?!change_).+)", name)
+    if found is None:
+        return ""
+    sampled, changed, k, passed = found.groups()
+    return f"{passed} pass@{k}" if k else f"{changed} sampled" if sampled else str(changed)
 
 
 def number_text(result: MetricResult, *, sign: bool = False) -> str:

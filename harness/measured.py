@@ -17,7 +17,7 @@ from prefeval.metrics.calibration import DEFAULT_C
 from prefeval.metrics.evidence import Evidence
 from prefeval.records import Completion, MetricResult, PrefevalError
 
-FRAMES = ("judgments", "samples", "pairs", "checks")
+FRAMES = ("judgments", "samples", "pairs", "checks", "sampled")
 CALIBRATION, CALIBRATION_VERSION = "calibration.json", 2
 ESTIMATOR = "length_controlled_v1, C fixed, difficulty and length from reference self-play"
 TOKENS = "tokens"

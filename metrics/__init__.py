@@ -26,6 +26,7 @@ METRICS: dict[str, str] = {
     "logps": "prefeval.metrics.logps:logps",
     "length": "prefeval.metrics.length:length",
     "retention": "prefeval.metrics.retention:retention",
+    "sampled": "prefeval.metrics.sampled:sampled",
     "diversity": "prefeval.metrics.diversity:diversity",
     "judge": "prefeval.metrics.judge:judge",
 }

@@ -80,8 +80,18 @@ SCHEMAS: Mapping[str, Schema] = {
         extra=("passed_loose", "ref_passed_loose"),
         unread=("passed_loose", "ref_passed_loose"),
     ),
+    "sampled": Schema(
+        ids=("prompt_id", "index"),
+        text=("cluster", "behaviour"),
+        binary=("passed", "ref_passed"),
+        extra=("passed_loose", "ref_passed_loose"),
+        unread=("passed_loose", "ref_passed_loose"),
+    ),
     "diverse": Schema(ids=("prompt_id", "index"), text=("text", "ref_text")),
 }
+
+
+CLUSTERED = tuple(name for name, schema in SCHEMAS.items() if "cluster" in schema.text)
 
 
 def _empty() -> pd.DataFrame:
@@ -107,6 +117,7 @@ class Evidence:
         reference).
     checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers), and the
         same with ``_loose`` behind it if known (`suites.checks.loosened`; NaN without one).
+    sampled: as checks, with index: K samples a prompt at temperature 1.
     diverse: prompt_id, index, text, ref_text (K samples a prompt).
 
     An empty cluster means that the row is its own. A frame left out is empty. ``calibration``
@@ -118,6 +129,7 @@ class Evidence:
     samples: pd.DataFrame = field(default_factory=_empty)
     pairs: pd.DataFrame = field(default_factory=_empty)
     checks: pd.DataFrame = field(default_factory=_empty)
+    sampled: pd.DataFrame = field(default_factory=_empty)
     diverse: pd.DataFrame = field(default_factory=_empty)
     calibration: Calibration = field(default_factory=Calibration)
 
@@ -129,15 +141,14 @@ class Evidence:
     @property
     def clusters(self) -> set[str]:
         """All clusters of all frames."""
-        frames = (self.judgments, self.samples, self.pairs, self.checks)
-        return {str(c) for frame in frames for c in frame["cluster"]}
+        return {str(c) for name in CLUSTERED for c in getattr(self, name)["cluster"]}
 
     def restrict(self, clusters: Collection[str]) -> Evidence:
         """Only the rows of these clusters (``diverse`` has none and goes)."""
         keep = set(clusters)
         frames = {
             name: frame[frame["cluster"].isin(keep)]
-            for name in ("judgments", "samples", "pairs", "checks")
+            for name in CLUSTERED
             if len(frame := getattr(self, name))
         }
         return replace(self, diverse=_empty(), **frames)

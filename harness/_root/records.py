@@ -31,7 +31,7 @@ class Message(TypedDict):
 
 Messages = tuple[Message, ...]
 Use = Literal["win_rate", "retention", "verifiable"]
-Mode = Literal["sample", "greedy", "diverse"]
+Mode = Literal["sample", "greedy", "diverse", "sampled"]
 
 
 @dataclass(frozen=True)

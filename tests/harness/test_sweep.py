@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from prefeval import records
 from prefeval.harness import measured
-from prefeval.harness.task import Sizes, Task
+from prefeval.harness.task import Sizes, Task, read_prompts
+from prefeval.suites import checks
 
 SWEEP = ("sweep", "--smoke", "--methods", "dpo", "--beta", "0.05,0.3", "--workers", "2")
 
@@ -156,6 +158,30 @@ def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: P
     before = page.read_bytes()
     prefeval(["report", str(checkpoint.parents[2])], lab_cache)
     assert page.read_bytes() == before
+
+
+def test_suite_samples_are_drawn_checked_and_counted(
+    finished: Path, lab_cache: Path, tmp_path: Path
+) -> None:
+    checkpoint = sorted(finished.glob("trials/dpo-*/checkpoint-*"))[0]
+    asked = ["eval", str(checkpoint), "--smoke", "--suite-samples", "2", "--json"]
+    (row,) = json.loads(prefeval([*asked, "--out", str(tmp_path)], lab_cache).stdout)
+    run = only_run(tmp_path)
+    prompts = {p.id: p for p in read_prompts(run / "data/prompts.jsonl") if p.use == "retention"}
+    (out,) = (run / "checkpoints").glob("*")
+    answers = [c for c in measured.read_completions(out) if c.mode == "sampled"]
+    assert len(answers) == 2 * len(prompts)
+    assert sorted({c.index for c in answers}) == [0, 1]
+    by_index = measured.texts_by_prompt(answers, "sampled")
+    assert by_index[0] != by_index[1]
+    for behaviour in {p.behaviour for p in prompts.values()}:
+        passes = [
+            checks.check_prompt(prompts[c.prompt_id], c.text)
+            for c in answers
+            if prompts[c.prompt_id].behaviour == behaviour
+        ]
+        assert row[f"sampled_retention_{behaviour}"] == pytest.approx(100 * np.mean(passes))
+        assert row[f"pass_at_2_{behaviour}"] >= row[f"sampled_retention_{behaviour}"]
 
 
 def test_lengths_in_tokens_are_those_of_the_saved_answers(lab_cache: Path, tmp_path: Path) -> None:
