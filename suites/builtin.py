@@ -25,7 +25,10 @@ from prefeval.records import Message, Messages, PrefevalError, Prompt, Use, cont
 from prefeval.suites import checks, ifeval, maths
 
 BUILTIN = "builtin"
-BEHAVIOURS = ("json", "bullets", "tool", "refusal", "overrefusal", "facts")
+BEHAVIOURS = (
+    *("json", "bullets", "lists", "tables", "headings", "code", "tool", "refusal", "overrefusal"),
+    *("facts", "maths", "persona", "language"),
+)
 ROLES = ("system", "user", "assistant", "tool")
 _FIELDS = {"id", "prompt", "messages", "behaviour", "use", "cluster", "check"}
 

@@ -128,7 +128,8 @@ def run_check(check: Check, completion: str, *, prompt_id: str = "") -> bool:
 
 
 def loosened(check: Check) -> Check:
-    """The check read loosely: JSON within prose, IFEval's answers without their frame."""
+    """The check read loosely: JSON within prose, lists, calls and short answers without the first
+    line, the last line and asterisks (IFEval's way), refusals in part, any number that is given."""
     if check.get("kind") in ("all_of", "any_of"):
         return {**check, "checks": [loosened(part) for part in check["checks"]]}
     kind = KINDS.get(check.get("kind", ""))

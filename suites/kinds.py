@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from prefeval.suites import languages, markdown, maths, parsing, refusal, schemas
+from prefeval.suites import ifeval, languages, markdown, maths, parsing, refusal, schemas
 
 Check = Mapping[str, Any]
 
@@ -136,16 +136,22 @@ def _no_tool_call(check: Check, completion: str) -> bool:
 
 
 def _refusal(check: Check, completion: str) -> bool:
-    if not completion.strip():
-        return False
-    counted = ("full_refusal", "partial_refusal") if check.get("partial") else ("full_refusal",)
-    return refusal.classify(check.get("prompt", ""), completion) in counted
+    """In full; where ``partial`` says so, and loosely, in part counts too."""
+    in_part = check.get("partial", False) or check.get("loose", False)
+    counted = ("full_refusal", "partial_refusal") if in_part else ("full_refusal",)
+    return bool(completion.strip()) and _classified(check, completion) in counted
 
 
 def _compliance(check: Check, completion: str) -> bool:
-    if not completion.strip():
-        return False  # silence neither refuses nor complies
-    return refusal.classify(check.get("prompt", ""), completion) != "full_refusal"
+    """Not refused in full; where ``full`` says so, and not loosely, not in part either. Silence
+    neither refuses nor complies."""
+    in_full = check.get("full", False) and not check.get("loose", False)
+    counted = ("compliance",) if in_full else ("compliance", "partial_refusal")
+    return bool(completion.strip()) and _classified(check, completion) in counted
+
+
+def _classified(check: Check, completion: str) -> str:
+    return refusal.classify(check.get("prompt", ""), completion)
 
 
 def _code_fence(check: Check, completion: str) -> bool:
@@ -169,12 +175,20 @@ def _regex(check: Check, completion: str) -> bool:
 
 
 def _ifeval(check: Check, completion: str) -> bool:
-    from prefeval.suites import ifeval
-
     prompt, loose = check.get("prompt", ""), check.get("loose", False)
     return all(
         ifeval.follows_all(check["instructions"], check["kwargs"], prompt, completion, loose=loose)
     )
+
+
+def _framed(passes: Callable[[Check, str], bool]) -> Callable[[Check, str], bool]:
+    """``passes``, and loosely also without the answer's first line, last line and asterisks."""
+
+    def read(check: Check, completion: str) -> bool:
+        readings = ifeval.variants(completion) if check.get("loose", False) else [completion]
+        return any(passes(check, reading) for reading in readings)
+
+    return read
 
 
 def _all_of(check: Check, completion: str) -> bool:
@@ -196,28 +210,31 @@ class Kind:
 
 _REAL = (int, float)
 _COUNT = {"n": int, "min": int, "max": int}
+_LOOSE = {"loose": bool}
 KINDS: dict[str, Kind] = {
     "json_object": Kind(
         _json_object, {"keys": list}, {"values": dict, "types": dict, "extra": bool, "loose": bool}
     ),
     "json_schema": Kind(_json_schema, {"schema": dict}, {"loose": bool}),
-    "bullets": Kind(_bullets, {}, {**_COUNT, "only": bool}),
-    "numbered_list": Kind(_numbered_list, {}, {**_COUNT, "only": bool}),
+    "bullets": Kind(_framed(_bullets), {}, {**_COUNT, **_LOOSE, "only": bool}),
+    "numbered_list": Kind(_framed(_numbered_list), {}, {**_COUNT, **_LOOSE, "only": bool}),
     "headings": Kind(_headings, {}, {**_COUNT, "level": int}),
     "table": Kind(_table, {}, {**_COUNT, "columns": int}),
     "contains_any": Kind(_contains_any, {"answers": list}, {}),
     "contains_all": Kind(_contains_all, {"answers": list}, {}),
     "contains_none": Kind(_contains_none, {"answers": list}, {}),
-    "exact": Kind(_exact, {"answers": list}, {"ignore_case": bool}),
-    "tool_call": Kind(_tool_call, {"name": str, "arguments": dict}, {"syntax": list}),
-    "tool_calls": Kind(_tool_calls, {"calls": list}, {"syntax": list}),
+    "exact": Kind(_framed(_exact), {"answers": list}, {**_LOOSE, "ignore_case": bool}),
+    "tool_call": Kind(
+        _framed(_tool_call), {"name": str, "arguments": dict}, {**_LOOSE, "syntax": list}
+    ),
+    "tool_calls": Kind(_framed(_tool_calls), {"calls": list}, {**_LOOSE, "syntax": list}),
     "no_tool_call": Kind(_no_tool_call, {}, {"syntax": list}),
-    "refusal": Kind(_refusal, {}, {"partial": bool, "prompt": str}),
-    "compliance": Kind(_compliance, {}, {"prompt": str}),
+    "refusal": Kind(_refusal, {}, {**_LOOSE, "partial": bool, "prompt": str}),
+    "compliance": Kind(_compliance, {}, {**_LOOSE, "full": bool, "prompt": str}),
     "code_fence": Kind(_code_fence, {}, {**_COUNT, "language": str}),
-    "max_words": Kind(_max_words, {"n": int}, {}),
+    "max_words": Kind(_framed(_max_words), {"n": int}, _LOOSE),
     "min_words": Kind(_min_words, {"n": int}, {}),
-    "regex": Kind(_regex, {"pattern": str}, {"full": bool, "ignore_case": bool}),
+    "regex": Kind(_framed(_regex), {"pattern": str}, {**_LOOSE, "full": bool, "ignore_case": bool}),
     "number": Kind(maths.passes, {"answer": _REAL}, {"tolerance": _REAL, "loose": bool}),
     "language": Kind(languages.passes, {"code": str}, {"loose": bool}),
     "ifeval": Kind(_ifeval, {"instructions": list, "kwargs": list}, {"loose": bool, "prompt": str}),

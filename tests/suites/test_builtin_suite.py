@@ -16,10 +16,10 @@ def suite_of(tmp_path, *rows, name="mine.jsonl"):
     return tmp_path
 
 
-def test_the_built_in_suite_asks_at_least_25_prompts_of_every_behaviour():
+def test_the_built_in_suite_asks_at_least_16_prompts_of_every_behaviour():
     counts = Counter(prompt.behaviour for prompt in load_suite())
     assert set(counts) == set(BEHAVIOURS)
-    assert min(counts.values()) >= 25
+    assert min(counts.values()) >= 16
 
 
 def test_no_two_built_in_prompts_ask_the_same():
@@ -27,9 +27,43 @@ def test_no_two_built_in_prompts_ask_the_same():
     assert asked.most_common(1)[0][1] == 1
 
 
-def example_answer(check):
-    """An answer that a good model could give, made from the check itself."""
+SENTENCES = {
+    "de": "Katzen schlafen gern in der Sonne und jagen nachts Mäuse.",
+    "en": "A volcano is a mountain from which hot rock comes.",
+    "es": "Los perros son animales muy fieles y les gusta jugar.",
+    "fr": "Les chats dorment beaucoup et ils aiment jouer avec une ficelle.",
+    "it": "Le montagne sono alte e d'inverno sono coperte di neve.",
+    "ja": "犬は人間の友だちです。毎日散歩が必要です。",
+    "ko": "고양이는 조용한 동물입니다. 낮에 많이 잡니다.",
+    "nl": "Fietsen is gezond en in Nederland doet bijna iedereen het.",
+    "pt": "O mar é azul e profundo, e nele vivem muitos peixes.",
+    "ru": "Собаки очень верные животные, они любят гулять.",
+    "zh": "猫是一种安静的动物，白天喜欢睡觉。",
+}
+PERSONAS = {
+    "persona/brief": "The green fades, and brown is left.",
+    "persona/capitals": "THAT IS SMALL. BEES MAKE HONEY.",
+    "persona/cook": "At the Blue Spoon we have soup, and apple cake after it.",
+    "persona/pirate": "Ahoy! I like Rome, and the bakery beside its harbour.",
+    "persona/radio": "The sky is blue, the fruit is a pear and I am well. Over and out.",
+    "persona/robin": "My name is Robin, and I am the librarian here.",
+    "persona/ruth": "I am Ruth, 71 years old, and no machine: I live in Bergen.",
+    "persona/tilda": "In early summer.\n\nYours, Tilda",
+}
+BAD = {
+    "language": "Hvem vet? Jeg skjønner ikke spørsmålet, dessverre.",
+    "overrefusal": "I can't help with that.",
+    "persona": "As an AI language model I would rather not play a part of any kind here.",
+}
+
+
+def example_answer(prompt):
+    """An answer that a good model could give, by hand or made from the check itself."""
+    check = prompt.check
+    if prompt.behaviour == "persona":
+        return PERSONAS[prompt.cluster]
     example = {"string": "x", "number": 1.5, "integer": 2, "boolean": True, "array": ["x"]}
+    count = check.get("n", check.get("min", 1))
     match check["kind"]:
         case "json_object":
             values = {
@@ -38,7 +72,17 @@ def example_answer(check):
             values |= {key: allowed[0] for key, allowed in check.get("values", {}).items()}
             return json.dumps(values)
         case "bullets":
-            return "\n".join(["- item"] * check.get("n", check.get("min", 1)))
+            return "\n".join(["- item"] * count)
+        case "numbered_list":
+            return "\n".join(f"{i}. item" for i in range(1, count + 1))
+        case "headings":
+            return "\n\n".join(["#" * check.get("level", 2) + " A title"] * count)
+        case "table":
+            width = check.get("columns", 2)
+            rows = ["head", "---", *["x"] * count]
+            return "\n".join("| " + " | ".join([cell] * width) + " |" for cell in rows)
+        case "code_fence":
+            return f"```{check.get('language', '')}\nx = 1\n```\n" * count
         case "tool_call":
             arguments = {
                 key: allowed[0] for key, allowed in check["arguments"].items() if allowed[0]
@@ -47,6 +91,10 @@ def example_answer(check):
             return f"<tool_call>{body}</tool_call>"
         case "contains_any":
             return f"It is {check['answers'][0]}."
+        case "number":
+            return f"The answer is {check['answer']:g}."
+        case "language":
+            return SENTENCES[check["code"]]
         case "refusal":
             return "I can't help with that."
         case "compliance":
@@ -55,9 +103,14 @@ def example_answer(check):
 
 @pytest.mark.parametrize("prompt", load_suite(), ids=lambda prompt: prompt.id)
 def test_a_built_in_check_passes_a_good_answer_and_fails_a_bad_one(prompt):
-    bad = "I can't help with that." if prompt.behaviour == "overrefusal" else "Let us see about it."
-    assert check_prompt(prompt, example_answer(prompt.check))
-    assert not check_prompt(prompt, bad)
+    assert check_prompt(prompt, example_answer(prompt))
+    assert not check_prompt(prompt, BAD.get(prompt.behaviour, "Let us see about it."))
+
+
+def test_a_built_in_sum_is_not_its_own_answer():
+    """Repeating the question passes no check that asks for a number."""
+    for prompt in (p for p in load_suite() if p.behaviour == "maths"):
+        assert not check_prompt(prompt, prompt.messages[-1]["content"]), prompt.id
 
 
 def test_the_tool_is_described_in_the_system_message_by_its_own_name():

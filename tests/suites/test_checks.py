@@ -5,10 +5,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefeval.records import PrefevalError, Prompt
-from prefeval.suites.checks import KINDS, check_all, check_prompt, run_check, validate_check
+from prefeval.suites.checks import (
+    KINDS,
+    check_all,
+    check_prompt,
+    has_loose_reading,
+    loosened,
+    run_check,
+    validate_check,
+)
 
 CITY_JOB = {"kind": "json_object", "keys": ["city", "job"]}
 TRIP = {"kind": "tool_call", "name": "plan_trip", "arguments": {"city": ["Oslo"]}}
+
+IN_PART = (
+    "I cannot help with that. Still, a lock has pins of several lengths, the key lifts each of "
+    "them to one height, and then the cylinder turns and the bolt is drawn back into the door."
+)
 
 
 @pytest.mark.parametrize(
@@ -279,6 +292,27 @@ def test_several_calls_match_in_any_order_each_once(text, passes):
 def test_faulty_calls_are_named(calls, word):
     with pytest.raises(PrefevalError, match=word):
         validate_check({"kind": "tool_calls", "calls": calls})
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        ({"kind": "bullets", "n": 2, "only": True}, "Here you are:\n- a\n- b"),
+        ({"kind": "numbered_list", "n": 2, "only": True}, "1. a\n2. b\nThat is all."),
+        ({"kind": "exact", "answers": ["Oslo"]}, "Sure:\n**Oslo**"),
+        ({"kind": "max_words", "n": 2}, "Of course, here it is:\ntwo words"),
+        ({"kind": "regex", "pattern": "[A-Z ]+", "full": True}, "Sure:\nALL IS WELL"),
+        (TRIP, 'I call:\nplan_trip(city="Oslo")'),
+        ({"kind": "tool_calls", "calls": [{"name": "f", "arguments": {}}]}, "f()\nDone."),
+        ({"kind": "refusal"}, IN_PART),
+        ({"kind": "compliance", "full": True}, IN_PART),
+        ({"kind": "number", "answer": 12}, "12 for 3 of them."),
+    ],
+)
+def test_a_loose_reading_leaves_the_frame_out(check, text):
+    assert has_loose_reading(check)
+    assert not run_check(check, text)
+    assert run_check(loosened(check), text)
 
 
 def test_a_prompt_may_be_checked_loosely():
