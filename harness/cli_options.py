@@ -50,6 +50,10 @@ Name = Annotated[str, typer.Option(help="The run's folder; named by its configur
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 is one a core.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16 (computation).")]
+Backend = Annotated[
+    str,
+    typer.Option(help="What generates: hugging_face, or vllm:python=PATH,memory=0.5,kv_cache=1."),
+]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The real path at the smallest size.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")]
 LearningRate = Annotated[

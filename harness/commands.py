@@ -12,6 +12,7 @@ from typing import Any
 from prefeval import records
 from prefeval.harness import executors, grid, inputs, live
 from prefeval.harness import lab as labs
+from prefeval.harness.backends import DEFAULT
 from prefeval.harness.settings import LAB, SMOKE, UNITS, SweepConfig, resolve_device
 from prefeval.harness.task import Sizes
 from prefeval.records import PrefevalError
@@ -98,6 +99,7 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
         reward_model_pairs=options.get("judge_pairs") or None,
         dtype=options["dtype"],
         device=resolve_device(options["device"]),
+        backend=options.get("backend") or DEFAULT,
     )
     inputs.check(config)
     _require_used(config)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefeval import metrics, records
-from prefeval.harness import checkpoints, judges, measured, models, steps
+from prefeval.harness import backends, checkpoints, judges, measured, models, steps
 from prefeval.harness import data as preference_data
 from prefeval.harness.task import Task, read_prompts
 from prefeval.harness.verdict_cache import cached
@@ -75,7 +75,7 @@ class Evaluator:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.suite = load_suite(task)
-        self.reference = self.backend(task.reference)
+        self.reference = backends.open_backend(task, task.reference)
         self.judge = cached(
             judges.open_judge(task.judge, device=task.device, dtype=task.dtype),
             Path(task.run) / "verdicts.sqlite",
@@ -91,20 +91,8 @@ class Evaluator:
                 _model_hash(task.reference, task.reference),
                 task.dtype,
                 task.device,
+                *([backends.identity(task.backend)] if task.backend != backends.DEFAULT else []),
             ]
-        )
-
-    def backend(self, path: str) -> Backend:
-        """A model of this task, ready to generate and score: the one place that opens one."""
-        from prefeval.harness.backends.hugging_face import HuggingFaceBackend
-
-        base = self.task.reference
-        model = checkpoints.load(path, base, dtype=self.task.dtype, device=self.task.device)
-        return HuggingFaceBackend(
-            model,
-            models.load_tokenizer(checkpoints.tokenizer_dir(models.model_dir(path), base)),
-            max_length=self.task.sizes.max_length,
-            batch_size=self.task.sizes.generation_batch,
         )
 
     # -- the reference, once a run ------------------------------------------------------------
@@ -171,7 +159,7 @@ class Evaluator:
             steps.forget(done)
             needs_policy = ("completions", "samples", "pairs")
             if not all(steps.is_done(out / f"{name}.jsonl", key) for name in needs_policy):
-                policy = self.backend(str(checkpoint))
+                policy = backends.open_backend(self.task, str(checkpoint))
                 source = _model_hash(checkpoint, self.task.reference)
                 self._completions(out, policy, key, source, reference=False)
                 self._samples(out, policy, key)

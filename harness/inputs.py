@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from prefeval.harness import models, rewards
+from prefeval.harness import backends, models, rewards
 from prefeval.harness.settings import SweepConfig
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError
@@ -18,7 +18,8 @@ def check_name(name: str) -> None:
 
 
 def check(config: SweepConfig) -> None:
-    """Raise ``PrefevalError`` for a suite, judge or reward that cannot be used."""
+    """Raise ``PrefevalError`` for a suite, judge, reward or backend that cannot be used."""
+    backends.versions(config.backend)
     if reward := config.training.get("reward"):
         rewards.check(reward, is_lab=config.is_lab)
     if config.training.get("rounds"):

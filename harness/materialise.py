@@ -68,7 +68,7 @@ def _from_lab(config: SweepConfig, run: Path, on_progress: lab.OnProgress) -> Ma
 
 def _settings(config: SweepConfig) -> dict[str, Any]:
     """What a task takes over as it is."""
-    names = ("sizes", "length_unit", "dtype", "device")
+    names = ("sizes", "length_unit", "dtype", "device", "backend")
     return {name: getattr(config, name) for name in names}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import judges
+from prefeval.harness import backends, judges
 from prefeval.harness.lab import DataConfig, ReferenceConfig
 from prefeval.harness.task import Sizes
 from prefeval.minitrainers import METHODS
@@ -84,6 +84,8 @@ class SweepConfig:
     reward_model_pairs: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    backend: str = backends.DEFAULT
+    """what generates, as ``--backend`` takes it"""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """content hashes of a person's own model and data"""
 
@@ -94,10 +96,13 @@ class SweepConfig:
 
     @property
     def hash(self) -> str:
-        """What names the run; the lab's knobs count in the lab alone, a judge's pace never."""
-        own = {} if self.is_lab else {"lab": None, "lab_data": None}
-        judge = judges.identity(self.judge)
-        return records.content_hash({**records.to_jsonable(self), "judge": judge, **own})
+        """What names the run; the lab's knobs count in the lab alone, a judge's pace and the place
+        of a backend never, the default backend as if there were no other."""
+        found = {**records.to_jsonable(self), "judge": judges.identity(self.judge)}
+        found |= {} if self.is_lab else {"lab": None, "lab_data": None}
+        if (backend := backends.identity(found.pop("backend"))) != backends.DEFAULT:
+            found["backend"] = backend
+        return records.content_hash(found)
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import prefeval
 from prefeval import records
-from prefeval.harness import live, materialise, models, results, train
+from prefeval.harness import backends, live, materialise, models, results, train
 from prefeval.harness.executors import Executor, Job, open_executor
 from prefeval.harness.executors.local import THREADS
 from prefeval.harness.run_folder import RunFolder
@@ -93,11 +93,12 @@ def plan(config: SweepConfig, workers: int) -> Plan:
 
 def default_workers(config: SweepConfig) -> int:
     """One a core, as far as memory goes: a process each, with policy, gradients, optimizer state,
-    reference and judge, and as much again for activations (12 times the weights were measured)."""
+    reference and judge, and as much again for activations (12 times the weights were measured);
+    vLLM's engine is another process, with 1 GiB for its cache."""
     import psutil
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    need = 1 << 30
+    need = (1 if backends.identity(config.backend) == backends.DEFAULT else 3) << 30
     if not config.is_lab:
         folder = models.model_dir(config.model)
         need += 12 * sum(file.stat().st_size for file in models.weight_files(folder))
@@ -182,6 +183,7 @@ def _manifest(
         "versions": {
             "python": platform.python_version(),
             **{p: metadata.version(p) for p in PACKAGES if p != "prefeval"},
+            **backends.versions(config.backend),
         },
         "data_counts": materials.counts,
         "judge": {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from prefeval.harness.backends import DEFAULT
 from prefeval.records import Prompt, Sampling
 
 
@@ -55,6 +56,8 @@ class Task:
     """in which length control measures answers: characters or tokens"""
     dtype: str = "float32"
     device: str = "cpu"
+    backend: str = DEFAULT
+    """what generates, as `backends.open_backend` takes it"""
 
     @classmethod
     def read(cls, path: Path) -> Task:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefeval.harness import models
+from prefeval.harness import checkpoints, models
 from prefeval.harness.backends import Backend, Scored
 from prefeval.minitrainers import batches, logps, sampling
 from prefeval.records import Completion, Messages, PrefevalError, Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from prefeval.harness.task import Task
 
 COMPARED_AT_ONCE = 9 << 20  # logits of a model: 36 MiB, above what glibc keeps when it is freed
 TOKENS_A_BATCH = 8192  # padded tokens scored at once; bounds memory whatever the lengths
@@ -139,3 +141,14 @@ def _batches(
             completion[row, len(prompt) : whole] = 1
         yield places, (ids.to(device), attention.to(device), completion.to(device))
         start = end
+
+
+def open_backend(task: Task, path: str, argument: str = "") -> HuggingFaceBackend:
+    """See `backends.open_backend`; there is nothing to set."""
+    base = task.reference
+    return HuggingFaceBackend(
+        checkpoints.load(path, base, dtype=task.dtype, device=task.device),
+        models.load_tokenizer(checkpoints.tokenizer_dir(models.model_dir(path), base)),
+        max_length=task.sizes.max_length,
+        batch_size=task.sizes.generation_batch,
+    )
