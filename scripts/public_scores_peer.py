@@ -16,6 +16,7 @@ import ast
 import contextlib
 import importlib.util
 import json
+import random
 import sys
 import types
 from pathlib import Path
@@ -79,6 +80,7 @@ def ifeval(request: dict[str, Any]) -> list[Any]:
     nltk.download = lambda *names, **options: False  # the module would fetch punkt when imported
     from lm_eval.tasks.ifeval.utils import process_results
 
+    random.seed(0)  # as lm-eval does when it starts
     found = []
     for row in request["rows"]:
         langdetect.DetectorFactory.seed = 0  # lm-eval leaves it to chance

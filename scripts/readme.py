@@ -146,6 +146,8 @@ def main() -> None:
     parser.add_argument("--alpaca-eval", help="interpreter with alpaca_eval: also docs/winrates.md")
     parser.add_argument("--alpaca-data", type=Path, help="folder of AlpacaEval's data, for it")
     parser.add_argument("--xstest", help="folder of XSTest's CSV files: also docs/suites.md")
+    parser.add_argument("--suites", help="folder with ifeval/ and xstest/: also public harnesses'")
+    parser.add_argument("--strmatch", help="XSTest's classify_completions_strmatch.py, for it")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -174,6 +176,11 @@ def main() -> None:
         blocks["study-length"] = partial(printed, "scripts/study_length.py", "--seeds", "4")
     if options.xstest:
         blocks["xstest"] = partial(printed, "scripts/xstest.py", "--data", options.xstest)
+    if options.suites:
+        strmatch = ("--strmatch", options.strmatch) if options.strmatch else ()
+        blocks["public-scores"] = partial(
+            printed, "scripts/public_scores.py", "--data", options.suites, *strmatch
+        )
     if options.alpaca_eval:
         blocks["winrate"] = partial(
             printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data / "alpaca_lc"),
