@@ -71,6 +71,9 @@ MaxLength = Annotated[int, typer.Option(min=0, help="Tokens of prompt and answer
 MaxNewTokens = Annotated[
     int, typer.Option(min=0, help="Tokens of a generated answer; 0: the default.")
 ]
+SuiteSamples = Annotated[
+    int, typer.Option(min=0, help="Samples of every suite prompt beside the greedy answer: pass@k.")
+]
 LengthUnit = Annotated[
     str, typer.Option(help="Length control measures answers in characters or tokens.")
 ]

@@ -72,6 +72,8 @@ def resolve(options: Mapping[str, Any], *, methods: str, beta: str, seeds: str) 
     if options.get("max_new_tokens"):
         new = options["max_new_tokens"]
         sizes = replace(sizes, max_new_tokens=new, greedy_new_tokens=new)
+    if options.get("suite_samples"):
+        sizes = replace(sizes, suite_samples=options["suite_samples"])
     if options.get("max_length"):
         sizes = replace(sizes, max_length=options["max_length"])
     if sizes.max_new_tokens >= sizes.max_length:

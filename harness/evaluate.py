@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 6  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 7  # of measuring: raise it when a change to it, a check or a metric changes a number
 ORIGIN = "answers_of.json"
 """Beside completions: whose they are and what was asked, for ``prefeval score``."""
 PASSED = ("passed", "passed_loose")
+CHECKS = {"greedy": "checks.jsonl", "sampled": "sampled.jsonl"}
+"""Where the outcomes of the checks lie, by the pass whose answers were checked."""
 BOOTSTRAP_SEED = 20_260_101
 
 
@@ -104,7 +106,8 @@ class Evaluator:
         source = _model_hash(self.task.reference, self.task.reference)
         self._completions(out, self.reference, self.key, source, reference=True)
         self._pair_logps(out, self.reference, self.key)
-        self._checks(out, self.key, reference=True)
+        self._checks(out, self.key, "greedy", reference=True)
+        self._checks(out, self.key, "sampled", reference=True)
         rows = steps.rows_step(out / "self_play.jsonl", self.key, self._self_play)
         frozen = out / measured.CALIBRATION
         key = records.content_hash([self.key, self.task.length_unit])
@@ -165,7 +168,8 @@ class Evaluator:
                 self._samples(out, policy, key)
                 self._pair_logps(out, policy, key)
             self._judgments(out, key)
-            self._checks(out, key, reference=False)
+            self._checks(out, key, "greedy", reference=False)
+            self._checks(out, key, "sampled", reference=False)
             evidence = measured.read_evidence(out, self.task, measured.read_calibration(self.task))
             results = metrics.compute(evidence, np.random.default_rng(BOOTSTRAP_SEED))
             with steps.disk_errors(done):
@@ -189,7 +193,8 @@ class Evaluator:
                 steps.mark_done(path, key)
             elif not steps.is_done(path, key):
                 steps.forget(path)
-        for name in ("judgments.jsonl", "checks.jsonl", "self_play.jsonl", "metrics.json"):
+        derived = ("judgments.jsonl", *CHECKS.values(), "self_play.jsonl", "metrics.json")
+        for name in derived:
             steps.forget(out / name)
         steps.forget(out / measured.CALIBRATION)
         steps.mark_done(out / "completions.jsonl", key)
@@ -227,11 +232,12 @@ class Evaluator:
 
     def _asked(self) -> dict[str, list[Prompt]]:
         """The prompts of each pass of generation."""
-        return {
+        passes = {
             "sample": self.suite.win_rate,
             "greedy": self.suite.retention,
             "diverse": self.suite.diverse,
         }
+        return passes | ({"sampled": self.suite.retention} if self.task.sizes.suite_samples else {})
 
     def _completions(
         self, out: Path, backend: Backend, key: str, source: list[str], *, reference: bool
@@ -299,19 +305,11 @@ class Evaluator:
 
         def score() -> list[dict[str, Any]]:
             pairs = self.held_out
-            chosen = backend.completion_logps([(p.prompt, p.chosen) for p in pairs])
-            rejected = backend.completion_logps([(p.prompt, p.rejected) for p in pairs])
+            scored = backend.pair_logps([(p.prompt, p.chosen, p.rejected) for p in pairs])
             return [
-                {
-                    "pair_id": p.id,
-                    "cluster": p.cluster,
-                    "chosen_logps": c[0],
-                    "rejected_logps": r[0],
-                    "chosen_lengths": c[1],
-                    "rejected_lengths": r[1],
-                }
-                for p, c, r in zip(pairs, chosen, rejected, strict=True)
-                if c[1] and r[1]
+                {"pair_id": p.id, "cluster": p.cluster, **vars(s)}
+                for p, s in zip(pairs, scored, strict=True)
+                if s.chosen_lengths and s.rejected_lengths
             ]
 
         steps.rows_step(out / "pairs.jsonl", key, score)
@@ -331,33 +329,41 @@ class Evaluator:
 
         steps.rows_step(out / "judgments.jsonl", key, judge)
 
-    def _checks(self, out: Path, key: str, *, reference: bool) -> None:
+    def _checks(self, out: Path, key: str, mode: str, *, reference: bool) -> None:
+        """Pass or fail of every answer of one pass, strict and loose, beside the reference's."""
+
         def check() -> list[dict[str, Any]]:
-            prompts = self.suite.retention
-            texts = (self._texts(out, "greedy") or [{}])[0]
-            passed, loose = (checks.check_all(prompts, texts, loose=x) for x in (False, True))
             rows = [
-                {
-                    "prompt_id": p.id,
-                    "cluster": p.cluster,
-                    "behaviour": p.behaviour,
-                    "passed": int(passed[p.id]),
-                    "passed_loose": int(loose[p.id])
-                    if checks.has_loose_reading(p.check or {})
-                    else None,
-                }
-                for p in prompts
+                row
+                for index, texts in enumerate(self._texts(out, mode))
+                for row in self._checked(texts, index)
             ]
             if not reference:
-                saved = records.read_jsonl(self.task.reference_dir / "checks.jsonl")
-                before = {row["prompt_id"]: row for row in saved}
-                rows = [
-                    {**row, **{f"ref_{k}": before[row["prompt_id"]][k] for k in PASSED}}
-                    for row in rows
-                ]
+                saved = records.read_jsonl(self.task.reference_dir / CHECKS[mode])
+                before = {(row["prompt_id"], row["index"]): row for row in saved}
+                for row in rows:
+                    found = before[row["prompt_id"], row["index"]]
+                    row.update({f"ref_{k}": found[k] for k in PASSED})
             return rows
 
-        steps.rows_step(out / "checks.jsonl", key, check)
+        steps.rows_step(out / CHECKS[mode], key, check)
+
+    def _checked(self, texts: dict[str, str], index: int) -> list[dict[str, Any]]:
+        prompts = self.suite.retention
+        passed, loose = (checks.check_all(prompts, texts, loose=x) for x in (False, True))
+        return [
+            {
+                "prompt_id": p.id,
+                "index": index,
+                "cluster": p.cluster,
+                "behaviour": p.behaviour,
+                "passed": int(passed[p.id]),
+                "passed_loose": int(loose[p.id])
+                if checks.has_loose_reading(p.check or {})
+                else None,
+            }
+            for p in prompts
+        ]
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

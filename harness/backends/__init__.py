@@ -44,6 +44,20 @@ class Scored:
     """the terms of ``kl``, (n_tokens,) nats/token"""
 
 
+@dataclass(frozen=True)
+class ScoredPair:
+    """One model along both answers of a pair, their end tokens included."""
+
+    chosen_logps: float
+    """nats/sequence"""
+    rejected_logps: float
+    chosen_lengths: int
+    """tokens"""
+    rejected_lengths: int
+    ches: float
+    """how far the answers' states point the same way, the lengths divided out: see `ches`"""
+
+
 class Backend(Protocol):
     """A model that can be asked and read. Implementations: `hugging_face.HuggingFaceBackend`, and
     `vllm.VllmBackend` on top of it."""
@@ -51,9 +65,8 @@ class Backend(Protocol):
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         """``sampling.n`` completions of every prompt, in order; prompt-major."""
 
-    def completion_logps(self, items: Sequence[tuple[Messages, str]]) -> list[tuple[float, int]]:
-        """Sum of log-probabilities (nats/sequence) and number of tokens of each answer, its end
-        token included."""
+    def pair_logps(self, pairs: Sequence[tuple[Messages, str, str]]) -> list[ScoredPair]:
+        """Prompt, chosen and rejected answer of each pair, read."""
 
     def compare(
         self, reference: Backend, items: Sequence[tuple[Messages, Sequence[int]]]

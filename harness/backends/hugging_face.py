@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from prefeval.harness import checkpoints, models
-from prefeval.harness.backends import Backend, Scored
+from prefeval.harness.backends import Backend, Scored, ScoredPair
 from prefeval.minitrainers import batches, logps, sampling
+from prefeval.minitrainers.loop import TrainConfig
+from prefeval.minitrainers.pairs import EncodedPair, PairScorer
 from prefeval.records import Completion, Messages, PrefevalError, Prompt, Sampling
 
 if TYPE_CHECKING:
@@ -67,19 +70,27 @@ class HuggingFaceBackend:
         encoded = batches.encode_all(self.tokenizer, prompts, max_length=self.max_length)
         return [e.prompt_ids for e in encoded]
 
-    def completion_logps(self, items: Sequence[tuple[Messages, str]]) -> list[tuple[float, int]]:
-        """See `Backend.completion_logps`."""
-        encoded = batches.encode_all(self.tokenizer, items, max_length=self.max_length)
-        rows = [(e.prompt_ids, e.completion_ids) for e in encoded]
-        out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
+    @cached_property
+    def _score(self) -> PairScorer:
+        return PairScorer(self.model, TrainConfig("eval", max_length=self.max_length))
+
+    def pair_logps(self, pairs: Sequence[tuple[Messages, str, str]]) -> list[ScoredPair]:
+        """See `Backend.pair_logps`; a prompt is run once for both answers where that saves work."""
+        sides = ([(p, c) for p, c, _ in pairs], [(p, r) for p, _, r in pairs])
+        chosen, rejected = (
+            batches.encode_all(self.tokenizer, side, max_length=self.max_length) for side in sides
+        )
+        encoded = [EncodedPair("", *both) for both in zip(chosen, rejected, strict=True)]
+        out: list[ScoredPair | None] = [None] * len(pairs)
         with torch.inference_mode():
-            for places, batch in _batches(rows, self.tokenizer.pad_token_id, self.model.device):
-                got = logps.completion_logps(self.model, *batch)
-                for place, total, n in zip(
-                    places, got.sums.tolist(), got.lengths.tolist(), strict=True
-                ):
-                    out[place] = (total, n)
-        return out
+            for places in _groups([p.chosen.length + p.rejected.length for p in encoded]):
+                got = self._score([encoded[i] for i in places])
+                means = got.states.double() / got.lengths[..., None].clamp_min(1)
+                sums, lengths = got.sums.tolist(), got.lengths.tolist()
+                for row, place in enumerate(places):
+                    (chosen_logps, rejected_logps), (n, m) = sums[row], lengths[row]
+                    out[place] = ScoredPair(chosen_logps, rejected_logps, n, m, ches(*means[row]))
+        return [pair for pair in out if pair is not None]
 
     def compare(
         self, reference: Backend, items: Sequence[tuple[Messages, Sequence[int]]]
@@ -115,21 +126,30 @@ class HuggingFaceBackend:
         return out
 
 
+def ches(chosen: torch.Tensor, rejected: torch.Tensor) -> float:
+    """Length-normalised CHES, <h+, h-> - |h+|^2, of the mean last hidden states (D,) that predict
+    the two answers: the higher, the more training on the pair takes the chosen answer down with
+    the rejected one (Razin et al. 2024, arXiv 2410.08847)."""
+    return float(chosen @ (rejected - chosen))
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Places of like length together, at most `TOKENS_A_BATCH` padded tokens at once."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if group and lengths[i] * (len(group) + 1) > TOKENS_A_BATCH:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group
+
+
 def _batches(
     rows: Sequence[tuple[list[int], list[int]]], pad: int | None, device: Any
 ) -> Iterator[tuple[list[int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-    """Rows of like length together, right-padded, at most `TOKENS_A_BATCH` tokens at once."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1]))
-    start = 0
-    while start < len(order):
-        end, width = start, 0
-        while end < len(order):
-            prompt, answer = rows[order[end]]
-            width = max(width, len(prompt) + len(answer))
-            if end > start and width * (end - start + 1) > TOKENS_A_BATCH:
-                break
-            end += 1
-        places = order[start:end]
+    """Rows of like length together, right-padded."""
+    for places in _groups([len(prompt) + len(answer) for prompt, answer in rows]):
         width = max(len(rows[i][0]) + len(rows[i][1]) for i in places)
         ids = torch.full((len(places), width), pad or 0)
         attention, completion = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -140,7 +160,6 @@ def _batches(
             attention[row, :whole] = 1
             completion[row, len(prompt) : whole] = 1
         yield places, (ids.to(device), attention.to(device), completion.to(device))
-        start = end
 
 
 def open_backend(task: Task, path: str, argument: str = "") -> HuggingFaceBackend:
