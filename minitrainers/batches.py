@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prefeval.minitrainers import tools
 from prefeval.records import Message, PrefevalError
 
 if TYPE_CHECKING:
@@ -115,10 +116,7 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> EndOfTurn:
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
     """The conversation as the chat template renders it, up to where the assistant speaks."""
-    text: str = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=False
-    )
-    return text
+    return tools.render(tokenizer, messages)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

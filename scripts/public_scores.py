@@ -199,7 +199,7 @@ def score_bfcl(
         rows = [row for row in asked if row["category"] == category]
         prompts = [
             Prompt(row["id"], tuple(Message(**m) for m in row["messages"]), category, "retention",
-                   row["id"], call_check(row["answer"]))
+                   row["id"], call_check(row))
             for row in rows
         ]  # fmt: skip
         texts = answers.of("bfcl", prompts)

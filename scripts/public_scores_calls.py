@@ -3,60 +3,33 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from prefeval.suites import checks
 
-CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple")
-FIRST, IMPOSSIBLE = "the first allowed values", "any, of two questions"
+CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simple")
+FIRST, RANDOM = "the first allowed values", "several changes at random"
+DRAWS = 25  # of the random way, a question
 WHY = {
-    IMPOSSIBLE: "their answers have an argument that the functions have not",
-    "optional ones left out": "the answers let be left out what the function requires",
-    "an argument left out": "likewise",
-    "5.0 for 5": "5.0 is 5 here; bfcl-eval wants the described type",
-    "(1, 2) for [1, 2]": "no list here; bfcl-eval takes it where a tuple is described",
-    "blanks as _": "bfcl-eval leaves blanks and , . / - _ * ^ out before it compares texts",
-    "no commas": "likewise",
+    RANDOM: "as for the calls turned",
     "the calls turned": "bfcl-eval gives each answer the first call that fits: one is left over",
     "no last bracket": "bfcl-eval adds it",
     "a fence that says python": "bfcl-eval takes off only a fence without a language",
 }
 """Each way in which the verdicts differ, in a line."""
 Calls = list[tuple[str, dict[str, Any]]]
-LEFT_OUT = object()
 
 
-def call_check(answer: Sequence[Mapping[str, Mapping[str, list[Any]]]]) -> dict[str, Any]:
+def call_check(row: Mapping[str, Any]) -> dict[str, Any]:
     """The check of one question; without an answer no call is right."""
-    calls = [
-        {"name": name, "arguments": {k: _every(allowed) for k, allowed in arguments.items()}}
-        for call in answer
-        for name, arguments in call.items()
-    ]
-    if not calls:
+    if not row["answer"]:
         return {"kind": "no_tool_call", "syntax": ["python"]}
-    return {"kind": "tool_calls", "calls": calls, "syntax": ["python"]}
-
-
-def _every(allowed: Sequence[Any]) -> list[Any]:
-    """An argument's allowed values, each written out where objects hold lists of allowed ones."""
-    return [written for value in allowed for written in _written_out(value)]
-
-
-def _written_out(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        fields = [
-            [(k, LEFT_OUT if v == "" else v) for v in (_every(a) if isinstance(a, list) else [a])]
-            for k, a in value.items()
-        ]
-        return [{k: v for k, v in found if v is not LEFT_OUT} for found in product(*fields)]
-    if isinstance(value, list):
-        return [list(found) for found in product(*map(_written_out, value))]
-    return [value]
+    asked = {"functions": row["function"], "answers": row["answer"]}
+    return {"kind": "bfcl", **asked, "syntax": ["python"]}
 
 
 def _chosen(allowed: Sequence[Any], place: int) -> Any:
@@ -145,24 +118,68 @@ def variants(answer: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "words before", f"Here it is: {text}"
 
 
+def _tweaks(value: Any, rng: random.Random) -> list[Any]:
+    """Values near this one, right and wrong."""
+    if isinstance(value, dict):
+        found: list[Any] = [{}, {**value, "another": 1}]
+        for key in value:
+            found.append({k: v for k, v in value.items() if k != key})
+            found += [{**value, key: tweak} for tweak in _tweaks(value[key], rng)]
+        return found
+    if isinstance(value, (list, tuple)):
+        value = list(value)
+        found = [value[::-1], value + value[:1], value[1:], [], tuple(value), str(value)]
+        place = rng.randrange(len(value)) if value else 0
+        inner = _tweaks(value[place], rng) if value else []
+        return found + [[*value[:place], tweak, *value[place + 1 :]] for tweak in inner]
+    if isinstance(value, str):
+        texts = [value.upper(), f"{value}x", value.replace(" ", "_"), value.replace("'", '"')]
+        return [*texts, "", f"{value}.", f"-{value}", value[:-1], [value], 3]
+    if isinstance(value, bool):
+        return [not value, int(value), str(value)]
+    if value is None:
+        return [0]
+    return [value + 1, -value, float(value), int(value), str(value), [value], None]
+
+
+def random_calls(answer: Sequence[Mapping[str, Any]], rng: random.Random) -> str:
+    """One text: allowed values at random, then mostly a value or more that may be wrong."""
+    calls: Calls = []
+    for call in answer:
+        for name, arguments in call.items():
+            given = {}
+            for key, allowed in arguments.items():
+                values = [value for value in allowed if value != ""]
+                if values and not ("" in allowed and rng.random() < 0.3):
+                    given[key] = _plain(rng.choice(values), rng.choice((0, -1)))
+            calls.append((name, given))
+    for _ in range(rng.choice((0, 1, 1, 1, 2))):
+        _, given = rng.choice(calls)
+        if given:
+            key = rng.choice(list(given))
+            given[key] = rng.choice(_tweaks(given[key], rng) or [None])
+    if rng.random() < 0.2:
+        rng.shuffle(calls)
+    return _text(calls[: -1 if len(calls) > 1 and rng.random() < 0.05 else None])
+
+
 def compare(ask: Callable[..., list[Any]]) -> None:
     """Print a line for each way of making a call whose verdicts differ; ``ask`` is the harness's.
 
     Says more of the two checks than the answers of a model that makes few calls.
     """
-    asked = ask("prompts", categories=dict.fromkeys(CATEGORIES, 1000))
+    asked, rng = ask("prompts", categories=dict.fromkeys(CATEGORIES, 1000)), random.Random(0)
     made = [(row, way, text) for row in asked for way, text in variants(row["answer"])]
+    made += [(r, RANDOM, random_calls(r["answer"], rng)) for r in asked for _ in range(DRAWS)]
     errors = ask("bfcl", rows=[{**row, "text": text} for row, _, text in made])
     frame = pd.DataFrame(
         [
-            (row["id"], way, checks.run_check(call_check(row["answer"]), text), not error)
+            (row["id"], way, checks.run_check(call_check(row), text), not error)
             for (row, way, text), error in zip(made, errors, strict=True)
         ],
         columns=["id", "way", "here", "there"],
     )
     frame["apart"] = frame["here"] != frame["there"]
-    impossible = set(frame.loc[frame["apart"] & (frame["way"] == FIRST), "id"])
-    frame.loc[frame["id"].isin(impossible), "way"] = IMPOSSIBLE
     same, ways = len(frame) - int(frame["apart"].sum()), frame["way"].nunique()
     print(
         f"\nCalls made of BFCL's {len(asked)} answers in {ways} ways, right and wrong: "

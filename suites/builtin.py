@@ -19,10 +19,11 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
-from prefeval.records import Message, Messages, PrefevalError, Prompt, Use, content_hash
-from prefeval.suites import checks, ifeval, maths
+from prefeval.records import TOOLS, Message, Messages, PrefevalError, Prompt, Use, content_hash
+from prefeval.suites import bfcl, checks, ifeval, maths
 
 BUILTIN = "builtin"
 BEHAVIOURS = (
@@ -30,7 +31,9 @@ BEHAVIOURS = (
     *("facts", "maths", "persona", "language"),
 )
 ROLES = ("system", "user", "assistant", "tool")
-_FIELDS = {"id", "prompt", "messages", "behaviour", "use", "cluster", "check"}
+_FIELDS = {"id", "prompt", "messages", "tools", "behaviour", "use", "cluster", "check"}
+
+NO_ANSWERS: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 def builtin_folder() -> Path:
@@ -54,15 +57,33 @@ def _messages(row: Mapping[str, Any]) -> Messages:
             raise ValueError(f"the {turn['role']} turn has no text")
     if turns[-1]["role"] not in ("user", "tool"):
         raise ValueError(f"the last turn must be the user's, not the {turns[-1]['role']}'s")
-    return tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
+    said = [Message(role=turn["role"], content=turn["content"]) for turn in turns]
+    return (*_tools(row), *said)
 
 
-def parse_prompt(row: Any) -> Prompt:
+def _tools(row: Mapping[str, Any]) -> Messages:
+    """The turn that holds a row's tools, where it has some."""
+    tools = row.get("tools", [])
+    if not isinstance(tools, list) or not all(
+        isinstance(tool, dict)
+        and isinstance(tool.get("function"), dict)
+        and isinstance(tool["function"].get("name"), str)
+        for tool in tools
+    ):
+        raise ValueError(
+            '"tools" must be a list of {"type": "function", "function": {"name": ...}}'
+        )
+    return (Message(role=TOOLS, content=json.dumps(tools, ensure_ascii=False)),) if tools else ()
+
+
+def parse_prompt(row: Any, bfcl_answers: Mapping[str, list[Any]] = NO_ANSWERS) -> Prompt:
     """One row of a suite as a ``Prompt``; raises ``ValueError`` with what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("a row must be a JSON object")
     if {"instruction_id_list", "kwargs", "key"} <= set(row):
         row = ifeval.as_row(row)
+    elif bfcl.is_row(row):
+        row = bfcl.as_row(row, bfcl_answers)
     elif maths.is_gsm8k(row):
         row = maths.as_row(row, content_hash(row["question"])[:10])
     if unknown := sorted(set(row) - _FIELDS):
@@ -88,6 +109,7 @@ def _read(path: Path, seen: dict[str, str]) -> list[Prompt]:
     """The prompts of one file. ``seen`` maps the ids so far to where they stand."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
+        answers = bfcl.answers_beside(path)
     except UnicodeDecodeError as error:
         raise PrefevalError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
     prompts = []
@@ -96,7 +118,7 @@ def _read(path: Path, seen: dict[str, str]) -> list[Prompt]:
             continue
         where = f"{path}:{number}"
         try:
-            prompt = parse_prompt(json.loads(line))
+            prompt = parse_prompt(json.loads(line), answers)
         except json.JSONDecodeError as error:
             raise PrefevalError(
                 f"{where}: not valid JSON ({error.msg}); correct the line"
@@ -120,7 +142,7 @@ def load_suite(source: str | os.PathLike[str] = BUILTIN) -> list[Prompt]:
     """
     path = builtin_folder() if os.fspath(source) == BUILTIN else Path(source).expanduser()
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        files = sorted([*path.glob("*.jsonl"), *path.glob("BFCL_*.json")])
         if not files:
             raise PrefevalError(f"suite {path} has no .jsonl file; add one, a prompt a line")
     elif path.is_file():

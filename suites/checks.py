@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefeval.records import PrefevalError, Prompt
-from prefeval.suites import languages, parsing, schemas
+from prefeval.suites import bfcl, languages, parsing, schemas
 from prefeval.suites.kinds import KINDS, Check
 
 
@@ -67,6 +67,8 @@ def _deep_fault(name: str, check: Check) -> str:
         return languages.fault(check["code"])
     if name == "json_schema":
         return schemas.fault(check["schema"])
+    if name == "bfcl":
+        return bfcl.fault(check) or _syntax_fault(check)
     if name == "tool_calls":
         return _calls_fault(check["calls"]) or _syntax_fault(check)
     if "answers" in check and not all(isinstance(a, str) and a.strip() for a in check["answers"]):

@@ -7,11 +7,11 @@ write (nothing, garbage, half a JSON object) is an answer and never an exception
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefeval.suites import ifeval, languages, markdown, maths, parsing, refusal, schemas
+from prefeval.suites import bfcl, ifeval, languages, markdown, maths, parsing, refusal, schemas
 
 Check = Mapping[str, Any]
 
@@ -116,18 +116,12 @@ def _tool_call(check: Check, completion: str) -> bool:
 def _tool_calls(check: Check, completion: str) -> bool:
     """Exactly the wanted calls, in any order: as BFCL's parallel categories count them."""
     calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES)) or []
-    wanted = check["calls"]
-    if len(calls) != len(wanted):
-        return False
-    return _assigned(calls, wanted)
+    return parsing.assigned(calls, check["calls"], _matches)
 
 
-def _assigned(calls: Sequence[parsing.ToolCall], wanted: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether each wanted call can have a call of its own."""
-    return not wanted or any(
-        _matches(call, wanted[0]) and _assigned([*calls[:i], *calls[i + 1 :]], wanted[1:])
-        for i, call in enumerate(calls)
-    )
+def _bfcl(check: Check, completion: str) -> bool:
+    calls = parsing.parse_tool_calls(completion, check.get("syntax", parsing.SYNTAXES)) or []
+    return bfcl.passes(calls, check)
 
 
 def _no_tool_call(check: Check, completion: str) -> bool:
@@ -228,6 +222,7 @@ KINDS: dict[str, Kind] = {
         _framed(_tool_call), {"name": str, "arguments": dict}, {**_LOOSE, "syntax": list}
     ),
     "tool_calls": Kind(_framed(_tool_calls), {"calls": list}, {**_LOOSE, "syntax": list}),
+    "bfcl": Kind(_framed(_bfcl), {"functions": list, "answers": list}, {**_LOOSE, "syntax": list}),
     "no_tool_call": Kind(_no_tool_call, {}, {"syntax": list}),
     "refusal": Kind(_refusal, {}, {**_LOOSE, "partial": bool, "prompt": str}),
     "compliance": Kind(_compliance, {}, {**_LOOSE, "full": bool, "prompt": str}),

@@ -12,7 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 SYNTAXES = ("hermes", "json", "python")
 
@@ -26,6 +26,7 @@ JSON_TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
 }
 
+T = TypeVar("T")
 _MAX_PYTHON = 20_000  # characters; Python's parser is not asked about endless output
 
 
@@ -188,3 +189,15 @@ def parse_tool_calls(text: str, syntaxes: Sequence[str] = SYNTAXES) -> list[Tool
         if calls := _PARSERS[syntax](text):
             return calls
     return None
+
+
+def assigned(
+    calls: Sequence[ToolCall], wanted: Sequence[T], fits: Callable[[ToolCall, T], bool]
+) -> bool:
+    """Whether there are as many calls as wanted ones, and each can have a call of its own."""
+    if len(calls) != len(wanted):
+        return False
+    return not wanted or any(
+        fits(call, wanted[0]) and assigned([*calls[:i], *calls[i + 1 :]], wanted[1:], fits)
+        for i, call in enumerate(calls)
+    )

@@ -30,6 +30,8 @@ class Message(TypedDict):
 
 
 Messages = tuple[Message, ...]
+TOOLS = "tools"
+"""The role of a first turn that is no turn: the tools of the conversation, as JSON."""
 Use = Literal["win_rate", "retention", "verifiable"]
 Mode = Literal["sample", "greedy", "diverse", "sampled"]
 

@@ -172,6 +172,11 @@ EVERY_KIND = [
     {"kind": "number", "answer": 42, "tolerance": 0.5, "loose": True},
     {"kind": "language", "code": "fr"},
     {"kind": "ifeval", "instructions": ["punctuation:no_comma"], "kwargs": [{}], "loose": True},
+    {
+        "kind": "bfcl",
+        "functions": [{"name": "f", "parameters": {"properties": {"x": {"type": "dict"}}}}],
+        "answers": [{"f": {"x": [{"y": [1]}]}}] * 2,
+    },
     {"kind": "headings", "level": 2},
     {"kind": "table", "columns": 2},
     {"kind": "no_tool_call"},

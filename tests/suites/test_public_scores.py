@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -14,6 +15,12 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 ANSWER = [
     {"f": {"place": [{"city": ["Oslo", "Bergen"], "zip": ["", 5]}], "n": [3], "all": [True, ""]}}
 ]
+TYPES = {"place": "dict", "n": "integer", "all": "boolean"}
+PARAMETERS = {
+    "properties": {name: {"type": kind} for name, kind in TYPES.items()},
+    "required": ["place", "n"],
+}
+ROW = {"answer": ANSWER, "function": [{"name": "f", "parameters": PARAMETERS}]}
 
 
 @pytest.fixture
@@ -37,21 +44,28 @@ def scripts(monkeypatch):
         ("f", False),
     ],
 )
-def test_lists_of_allowed_values_within_objects_are_written_out(scripts, text, passes):
-    assert run_check(scripts("public_scores_calls").call_check(ANSWER), text) == passes
+def test_objects_hold_lists_of_allowed_values(scripts, text, passes):
+    assert run_check(scripts("public_scores_calls").call_check(ROW), text) == passes
 
 
 def test_calls_are_made_right_and_wrong(scripts):
     calls = scripts("public_scores_calls")
     made = dict(calls.variants(ANSWER))
-    passing = {way for way, text in made.items() if run_check(calls.call_check(ANSWER), text)}
+    passing = {way for way, text in made.items() if run_check(calls.call_check(ROW), text)}
     assert made[calls.FIRST] == "[f(place={'city': 'Oslo', 'zip': 5}, n=3, all=True)]"
     assert passing == {
-        calls.FIRST, "the last allowed values", "optional ones left out", "5.0 for 5",
+        calls.FIRST, "the last allowed values", "optional ones left out",
         "no brackets", "a fence", "a fence that says python",
     }  # fmt: skip
-    assert run_check(calls.call_check([]), "I have no function for this.")
-    assert not run_check(calls.call_check([]), made[calls.FIRST])
+    assert run_check(calls.call_check({"answer": []}), "I have no function for this.")
+    assert not run_check(calls.call_check({"answer": []}), made[calls.FIRST])
+
+
+def test_random_calls_are_right_and_wrong_and_the_same_again(scripts):
+    calls = scripts("public_scores_calls")
+    first, again = ([calls.random_calls(ANSWER, random.Random(i)) for i in range(60)] for _ in "ab")
+    assert first == again
+    assert {run_check(calls.call_check(ROW), text) for text in first} == {True, False}
 
 
 def test_saved_answers_are_not_generated_again(scripts, tmp_path):
