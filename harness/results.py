@@ -14,12 +14,13 @@ from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
-from prefeval.metrics import overoptimisation, usable
+from prefeval.metrics import breakpoint, overoptimisation, usable
 from prefeval.records import Checkpoint, Trial
 
 if TYPE_CHECKING:
     from prefeval.metrics.selection import Selection
 
+BENDING = ("delta_chosen", "delta_rejected", "kl")
 COLUMNS = ("method", "beta", "seed", "step", "trial", "checkpoint")
 
 
@@ -59,6 +60,7 @@ def conclude(
                 "schema": records.SCHEMA_VERSION,
                 "selection": selection,
                 "overoptimisation": _overoptimisation(rows),
+                "bends": {trial.name: _bends(run.trial(trial)) for trial in trials},
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
                 "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
                 "warnings": list(warnings),
@@ -77,6 +79,17 @@ def _overoptimisation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         m: overoptimisation.of_method([r for r in rows if r["method"] == m], rng=rng)
         for m in methods
+    }
+
+
+def _bends(trial: Path) -> dict[str, Any]:
+    """Where the curves of a training log bend, by the log's column."""
+    log = records.read_jsonl(trial / "train.jsonl") if (trial / "train.jsonl").exists() else []
+    steps = [row["step"] for row in log]
+    return {
+        column: breakpoint.break_point(steps, [row.get(column, np.nan) for row in log])
+        for column in BENDING
+        if log and column in log[-1]
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from prefeval.reports.chart_dynamics import COLLAPSE, chosen_length
+from prefeval.reports.chart_dynamics import COLLAPSE, bends, chosen_length
 from prefeval.reports.costs import ESTIMATE
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
@@ -35,7 +35,12 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
             "Change of log-probability from the reference on chosen and rejected answers. Lines:"
             " training batches, averaged over neighbouring steps; marks: held-out pairs. A falling"
             " Δchosen alone is common; shaded is severe displacement,"
-            f" below {fixed(COLLAPSE, 1)} nats/token{_limit(run)}."
+            f" below {fixed(COLLAPSE, 1)} nats/token{_limit(run)}.{bends(run)}"
+        ),
+        "positions": (
+            "Where in an answer the policy leaves its reference: full-vocabulary KL by token of the"
+            f" policy's own samples, means over stretches that double, 95% intervals; {n}. A peak"
+            " at the first tokens is a new way to begin; a rise towards the end, longer answers."
         ),
         "length": (
             "Under the diagonal, a checkpoint wins more than its quality at equal length explains."

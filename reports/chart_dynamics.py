@@ -10,8 +10,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.files import read_rows
-from prefeval.reports.labels import key_id
+from prefeval.reports.files import as_float, read_rows
+from prefeval.reports.labels import key_id, listed
 from prefeval.reports.quantities import beta_text, fixed, interval
 from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name
 from prefeval.reports.svg import Frame, el, join
@@ -59,7 +59,7 @@ def dynamics(run: Run) -> list[tuple[str, list[Markup]]]:
     for method in run.methods:
         mine = [p for p in panels(run) if p.method == method]
         ranges = [svg.padded(_extremes(p), include=yardstick) for p in mine]
-        pictures = [_picture(p, r, length) for p, r in zip(mine, ranges, strict=True)]
+        pictures = [_picture(run, p, r, length) for p, r in zip(mine, ranges, strict=True)]
         found.append((method, pictures))
     return found
 
@@ -71,6 +71,37 @@ def chosen_length(run: Run) -> float:
             lengths = pd.DataFrame(pairs).get("chosen_lengths")
             return float(lengths.mean()) if lengths is not None else math.nan
     return math.nan
+
+
+@dataclass(frozen=True)
+class Bend:
+    """Where Δchosen begins to fall faster, in steps, with its 95% interval."""
+
+    step: float
+    low: float
+    high: float
+
+
+def falls_from(run: Run, panel: Panel) -> Bend | None:
+    """The bend of a panel's one trial, if it has one that is shown (p < 1%) and leads down."""
+    if len(panel.trials) != 1:
+        return None
+    saved = (run.summary.get("bends") or {}).get(panel.trials[0].name) or {}
+    found = saved.get("delta_chosen") or {}
+    numbers = {k: as_float(v) for k, v in found.items() if k not in ("reason", "n")}
+    if not (numbers and numbers["p"] < 0.01 and numbers["slope_after"] < numbers["slope_before"]):
+        return None
+    return Bend(numbers["step"], numbers["ci_low"], numbers["ci_high"])
+
+
+def bends(run: Run) -> str:
+    """The bends in words; an empty text where none is shown."""
+    found = []
+    for panel in panels(run):
+        if (bend := falls_from(run, panel)) is not None:
+            name = f"{method_name(panel.method)} {beta_text(panel.beta)}"
+            found.append(f"{name} at {bend.step:.0f} [{bend.low:.0f}, {bend.high:.0f}]")
+    return f" Δchosen begins to fall faster at a step: {listed(found)}." if found else ""
 
 
 def binned(log: pd.DataFrame, column: str, bins: int = BINS) -> list[tuple[float, float]]:
@@ -98,7 +129,7 @@ def _extremes(panel: Panel) -> list[float]:
     return values
 
 
-def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Markup:
+def _picture(run: Run, panel: Panel, y_range: tuple[float, float], length: float) -> Markup:
     """Training batches as lines, held-out pairs as marks, the collapse zone shaded."""
     steps = [c.key.step for c in panel.checkpoints]
     steps += [int(t.log["step"].max()) for t in panel.trials if "step" in t.log and len(t.log)]
@@ -114,6 +145,10 @@ def _picture(panel: Panel, y_range: tuple[float, float], length: float) -> Marku
         svg.axes(f, "step", "nats/sequence", x_ticks=f.x.ticks(4), y_ticks=f.y.ticks(4)),
         el("line", x1=f.left, x2=f.right, y1=f.y(0), y2=f.y(0), class_="level"),
     ]
+    if (bend := falls_from(run, panel)) is not None:
+        x = f.x(bend.step)
+        parts.append(el("line", x1=x, x2=x, y1=f.top, y2=f.bottom, class_="level"))
+        parts.append(svg.text(x - 3, f.bottom - 18, f"bend {bend.step:.0f}", "end", "note"))
     drawn = False
     for column, kind in SERIES:
         for trial in panel.trials:

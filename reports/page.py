@@ -26,6 +26,7 @@ from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
 from prefeval.reports.chart_frontier import frontiers
 from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
+from prefeval.reports.chart_position import kl_by_position
 from prefeval.reports.chart_window import windows
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
@@ -176,6 +177,7 @@ def _charts(run: Run, verdict: Verdict) -> dict[str, Any]:
             for method, pictures in windows(run, verdict)
         ],
         "dynamics": dynamics(run),
+        "positions": kl_by_position(run, verdict) if has else None,
         "length_charts": [draw(run, verdict) for draw in lengths] if has else [],
     }
 
