@@ -22,6 +22,8 @@ class Sizes:
     greedy_new_tokens: int = 120
     diverse_prompts: int = 32
     diverse_samples: int = 8
+    suite_samples: int = 0
+    """samples of every checked prompt beside its greedy answer: for pass@k"""
     self_play: int = 4
     """fresh reference samples a win-rate prompt, from which length control is calibrated"""
     generation_batch: int = 256
@@ -37,6 +39,9 @@ class Sizes:
                 return Sampling("sample", 1.0, self.max_new_tokens, n=n, seed=seed)
             case "greedy":
                 return Sampling("greedy", 0.0, self.greedy_new_tokens)
+            case "sampled":
+                n = self.suite_samples
+                return Sampling("sampled", 1.0, self.greedy_new_tokens, n=n, seed=20 + seed)
             case _:
                 return Sampling(
                     "diverse", 1.0, self.max_new_tokens, n=self.diverse_samples, seed=10 + seed
