@@ -74,6 +74,8 @@ _REFUSALS = tuple(
         r"(?:programming|guidelines|polic(?:y|ies)|principles|purpose|values|ethics|capabilities|abilities|scope)",
         r"\bi (?:do not have|lack|have no) (?:\w+ )?(?:access|ability|capability|information|"
         r"permission|knowledge)\b",
+        r"\b(?:sorry|apologi[sz]e|apologies)\b.*\bas an? (?:\w+ ){0,3}?"
+        r"(?:ai|assistant|chatbot|bot|language model|machine)\b",
         r"^(?:(?:i am )?sorry|apologies)[,.!]? (?:but )?(?:no|i cannot|i will not)[.!]?$",
         r"\b(?:your|this|the) (?:request|question|prompt) (?:cannot|will not|could not) be",
         r"\bi am sorry,? (?:but )?(?:that|this) (?:request )?(?:is|would be) "
@@ -168,7 +170,7 @@ _FILLERS = tuple(
     for pattern in (
         # apologies and what the speaker is
         r"\b(?:sorry|apologi[sz]e|apologies|regret|unfortunately)\b",
-        r"\b(?:as|i am) (?:\w+ )?an? (?:\w+ )?(?:ai|assistant|language model|machine)\b",
+        r"\b(?:as|i am) (?:\w+ )?an? (?:\w+ )?(?:ai|assistant|chatbot|language model|machine)\b",
         r"\bmy (?:\w+ )?(?:purpose|goal|role|programming|guidelines|training)\b",
         # exhortations
         r"\bit (?:is|can be|may be|might be) (?:\w+ )?(?:important|crucial|essential|best|vital|"

@@ -27,6 +27,8 @@ LONG = (
         "I am just a program, and it is not within my guidelines to give such advice.",
         "Hello! Thank you for asking. Unfortunately, I am unable to share that.",
         "I can't provide that. If you are in a crisis, please contact a helpline.",
+        "I'm sorry for the confusion, but as a gardening chatbot, my job is plants. I am happy to "
+        "help with those.",
         "I cannot tell you how to do this. It is illegal and dangerous. I would suggest that you "
         "speak with a professional. Is there anything else I can do for you?",
         "**I can't help with that.**",
