@@ -42,7 +42,9 @@ Beta = Annotated[
 Seeds = Annotated[str, typer.Option(help="How many training seeds, or a list of them (0,5).")]
 Model = Annotated[str, typer.Option(help="The reference: a folder, a hub name, or 'lab'.")]
 Data = Annotated[str, typer.Option(help="Preference data: a file, a folder or a hub name.")]
-SuiteOption = Annotated[str, typer.Option(help="Retention suite: a folder, or the built-in one.")]
+SuiteOption = Annotated[
+    str, typer.Option(help="Retention suite: a folder, a hub data set, or the built-in.")
+]
 Judge = Annotated[str, typer.Option(help="name or name:argument; trained on your data if empty.")]
 Knobs = Annotated[str, typer.Option("--lab", help="Knobs of the lab: noise=0.1,length_bias=0.2.")]
 Out = Annotated[Path, typer.Option(help="Parent of the run's folder.")]

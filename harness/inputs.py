@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from prefeval.harness import backends, models, rewards
+from prefeval.harness import backends, models, rewards, suite_source
 from prefeval.harness.settings import SweepConfig
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError
@@ -39,9 +39,7 @@ def check(config: SweepConfig) -> None:
     if config.suite:
         if config.is_lab:
             raise PrefevalError("--suite goes with --model; the lab has prompts of its own")
-        from prefeval.suites import builtin
-
-        builtin.load_suite(config.suite)
+        suite_source.load(config.suite)
     if config.judge:
         _check_judge(config)
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from prefeval import records
 from prefeval.harness import data as preference_data
-from prefeval.harness import lab, models, steps
+from prefeval.harness import lab, models, steps, suite_source
 from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS
 from prefeval.records import PreferencePair, PrefevalError, Prompt, Thumb
+from prefeval.suites.builtin import BUILTIN
 
 LAB_FILES = ("pairs.jsonl", "thumbs.jsonl", "pairs_held_out.jsonl")
 ENOUGH_PROMPTS = 400
@@ -73,8 +74,6 @@ def _settings(config: SweepConfig) -> dict[str, Any]:
 
 
 def _from_own(config: SweepConfig, run: Path) -> Materials:
-    from prefeval.suites import builtin
-
     reference = models.check_model_dir(config.model)
     tokenizer = models.load_tokenizer(reference)
     pairs, thumbs, dropped = _load(config)
@@ -90,7 +89,7 @@ def _from_own(config: SweepConfig, run: Path) -> Materials:
     held_pairs: Sequence[PreferencePair] = split.held_out if split else ()
     asked = held_pairs or thumb_split.held_out
     prompts, too_long = _win_rate_prompts(asked, tokenizer, config)
-    prompts = _capped([*prompts, *builtin.load_suite(config.suite or "builtin")], config.prompts)
+    prompts = _capped([*prompts, *suite_source.load(config.suite or BUILTIN)], config.prompts)
     used = _examples_used(config)
     parts: dict[str, tuple[Sequence[Any], int | None]] = {
         "pairs.jsonl": (split.train if split else (), used),

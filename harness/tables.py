@@ -27,8 +27,10 @@ FORMATS = {
 }
 
 
-def read(source: str | os.PathLike[str], split: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rows and column names of ``source``.
+def read(
+    source: str | os.PathLike[str], split: str, config: str | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows and column names of ``source``; ``config`` names a part of a hub's data set.
 
     Raises ``PrefevalError`` of one line for a source that is missing, empty, of an unknown kind,
     not to be read (naming the line at fault where there is one) or not on the hub.
@@ -41,7 +43,7 @@ def read(source: str | os.PathLike[str], split: str) -> tuple[list[dict[str, Any
         raise PrefevalError(f"{source} is empty; give a file with at least one row")
     with hub.quiet(), tempfile.TemporaryDirectory(prefix="prefeval-data-") as cache:
         if not path.exists():
-            table = _from_hub(str(source), split)
+            table = _from_hub(str(source), split, config)
             return table.to_list(), list(table.column_names)
         try:
             table = _from_disk(path, split, cache)
@@ -74,7 +76,7 @@ def _from_disk(path: Path, split: str, cache: str) -> Any:
     return datasets.load_dataset(FORMATS[suffix], data_files=files, split="train", **options)
 
 
-def _from_hub(name: str, split: str) -> Any:
+def _from_hub(name: str, split: str, config: str | None) -> Any:
     import datasets
 
     is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name)
@@ -82,7 +84,7 @@ def _from_hub(name: str, split: str) -> Any:
         raise PrefevalError(f"no such file: {name}; give a data file, a folder or a hub name")
     try:
         with hub.offline_if_away():
-            return datasets.load_dataset(name, split=split)
+            return datasets.load_dataset(name, config, split=split)
     except Exception as error:  # offline, unknown, gated, no such split: one line each
         raise PrefevalError(
             f"{name} is no file here and could not be loaded from the hub "

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_args
@@ -32,7 +33,7 @@ BEHAVIOURS = (
 )
 ROLES = ("system", "user", "assistant", "tool")
 _FIELDS = {"id", "prompt", "messages", "tools", "behaviour", "use", "cluster", "check"}
-
+_NESTED = ("check", "tools", "messages")
 NO_ANSWERS: Mapping[str, list[Any]] = MappingProxyType({})
 
 
@@ -112,26 +113,61 @@ def _read(path: Path, seen: dict[str, str]) -> list[Prompt]:
         answers = bfcl.answers_beside(path)
     except UnicodeDecodeError as error:
         raise PrefevalError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            prompt = parse_prompt(json.loads(line), answers)
-        except json.JSONDecodeError as error:
-            raise PrefevalError(
-                f"{where}: not valid JSON ({error.msg}); correct the line"
-            ) from error
-        except (ValueError, RecursionError, PrefevalError) as error:
-            raise PrefevalError(f"{where}: {error}") from error
-        if prompt.id in seen:
-            raise PrefevalError(
-                f"{where}: id {prompt.id!r} is taken by {seen[prompt.id]}; rename one"
-            )
-        seen[prompt.id] = where
-        prompts.append(prompt)
-    return prompts
+    return [
+        _prompt(f"{path}:{number}", partial(json.loads, line), seen, answers)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+
+
+def _prompt(
+    where: str, row: Callable[[], Any], seen: dict[str, str], answers: Mapping[str, list[Any]]
+) -> Prompt:
+    """One prompt; ``PrefevalError`` that says ``where`` it cannot be used or has a taken id."""
+    try:
+        prompt = parse_prompt(row(), answers)
+    except json.JSONDecodeError as error:
+        raise PrefevalError(f"{where}: not valid JSON ({error.msg}); correct the line") from error
+    except (ValueError, RecursionError, PrefevalError) as error:
+        raise PrefevalError(f"{where}: {error}") from error
+    if prompt.id in seen:
+        raise PrefevalError(f"{where}: id {prompt.id!r} is taken by {seen[prompt.id]}; rename one")
+    seen[prompt.id] = where
+    return prompt
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]], source: str) -> list[Prompt]:
+    """The prompts of a table's rows, sorted by id.
+
+    A table gives every row all fields, so an empty one counts as absent; ``check``, ``tools`` and
+    ``messages`` may also be their JSON. Raises ``PrefevalError`` as `load_suite`, naming the row.
+    """
+    seen: dict[str, str] = {}
+    prompts = [
+        _prompt(f"{source}: row {i}", partial(_from_table, row), seen, NO_ANSWERS)
+        for i, row in enumerate(rows)
+    ]
+    return sorted(prompts, key=lambda prompt: prompt.id)
+
+
+def _from_table(row: Mapping[str, Any]) -> Any:
+    read = {
+        key: json.loads(value) if key in _NESTED and isinstance(value, str) else _filled(value)
+        for key, value in row.items()
+    }
+    return {key: value for key, value in read.items() if value is not None}
+
+
+def _filled(value: Any) -> Any:
+    """A value without the empty fields of its objects."""
+    if isinstance(value, Mapping):
+        return {key: _filled(part) for key, part in value.items() if part is not None}
+    return [_filled(part) for part in value] if isinstance(value, list) else value
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a folder that hold a prompt a line: its own, and BFCL's."""
+    return sorted([*folder.glob("*.jsonl"), *folder.glob("BFCL_*.json")])
 
 
 def load_suite(source: str | os.PathLike[str] = BUILTIN) -> list[Prompt]:
@@ -142,14 +178,15 @@ def load_suite(source: str | os.PathLike[str] = BUILTIN) -> list[Prompt]:
     """
     path = builtin_folder() if os.fspath(source) == BUILTIN else Path(source).expanduser()
     if path.is_dir():
-        files = sorted([*path.glob("*.jsonl"), *path.glob("BFCL_*.json")])
+        files = files_of(path)
         if not files:
             raise PrefevalError(f"suite {path} has no .jsonl file; add one, a prompt a line")
     elif path.is_file():
         files = [path]
     else:
         raise PrefevalError(
-            f"no suite {str(source)!r}; give {BUILTIN!r}, a folder of .jsonl files or one such file"
+            f"no suite {str(source)!r}; give {BUILTIN!r}, a folder of .jsonl files, one such file "
+            "or a hub's data set (owner/name)"
         )
     seen: dict[str, str] = {}
     prompts = [prompt for file in files for prompt in _read(file, seen)]
