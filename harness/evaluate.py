@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefeval.harness.backends import Backend
 
-VERSION = 7  # of measuring: raise it when a change to it, a check or a metric changes a number
+VERSION = 8  # of measuring: raise it when a change to it, a check or a metric changes a number
 ORIGIN = "answers_of.json"
 """Beside completions: whose they are and what was asked, for ``prefeval score``."""
 PASSED = ("passed", "passed_loose")
@@ -349,20 +349,18 @@ class Evaluator:
         steps.rows_step(out / CHECKS[mode], key, check)
 
     def _checked(self, texts: dict[str, str], index: int) -> list[dict[str, Any]]:
-        prompts = self.suite.retention
-        passed, loose = (checks.check_all(prompts, texts, loose=x) for x in (False, True))
+        found = checks.outcomes(self.suite.retention, texts)
         return [
             {
                 "prompt_id": p.id,
                 "index": index,
                 "cluster": p.cluster,
                 "behaviour": p.behaviour,
-                "passed": int(passed[p.id]),
-                "passed_loose": int(loose[p.id])
-                if checks.has_loose_reading(p.check or {})
-                else None,
+                "passed": None if (o := found[p.id]).passed is None else int(o.passed),
+                "passed_loose": None if o.loose is None else int(o.loose),
+                **({"error": o.error} if o.error else {}),
             }
-            for p in prompts
+            for p in self.suite.retention
         ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefeval import metrics, records
 from prefeval.harness import checkpoints as saved
 from prefeval.harness import results, sweep
+from prefeval.harness.check_notes import check_notes
 from prefeval.harness.executors import Job, open_executor
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
@@ -86,7 +87,7 @@ def evaluate(
     console.print(
         f"LC WR: {read_calibration(materials.task)[0].name}", highlight=False, soft_wrap=True
     )
-    for note in [*materials.warnings, *notes]:
+    for note in [*materials.warnings, *notes, *check_notes(run.path)]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)
     return rows

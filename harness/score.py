@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefeval import metrics, records
 from prefeval.harness import live, results
+from prefeval.harness.check_notes import NEITHER, check_notes
 from prefeval.harness.executors import Job, open_executor
 from prefeval.harness.measured import read_metrics
 from prefeval.harness.run_folder import CHECKPOINT, RunFolder
@@ -134,7 +135,8 @@ def _conclude(run: RunFolder, task: Task, found: list[Measured]) -> None:
         saved = records.read_json(run.summary) if run.summary.is_file() else {}
         failed = {f["trial"]: f["error"] for f in saved.get("failed", ())}
         trials = [Trial(**records.read_json(f)) for f in sorted(run.trials.glob("*/trial.json"))]
-        results.conclude(run, task, trials, failed, saved.get("warnings", ()))
+        kept = [note for note in saved.get("warnings", ()) if NEITHER not in note]
+        results.conclude(run, task, trials, failed, [*kept, *check_notes(run.path)])
         return
     rows = [
         {"checkpoint": str(m.checkpoint), **metrics.row(read_metrics(m.out / "metrics.json"))}

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import prefeval
 from prefeval import records
 from prefeval.harness import backends, live, materialise, models, results, train
+from prefeval.harness.check_notes import check_notes
 from prefeval.harness.executors import Executor, Job, open_executor
 from prefeval.harness.executors.local import THREADS
 from prefeval.harness.run_folder import RunFolder
@@ -133,6 +134,7 @@ def sweep(
             warnings += train.truncation_notes(materials.task)
             trials = config.trials()
             failed = _run_trials(materials, trials, pool, run, console)
+            warnings += check_notes(run.path)
         selection = results.conclude(run, materials.task, trials, failed, warnings)
         run.log("concluded", failed=sorted(failed))
     return Outcome(run, selection, failed, time.monotonic() - start)

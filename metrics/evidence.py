@@ -48,6 +48,8 @@ class Schema:
 
 
 PREFERENCES = ("preference", "preference_first", "preference_second")
+PASSED = ("passed", "ref_passed")
+LOOSE = ("passed_loose", "ref_passed_loose")
 SCHEMAS: Mapping[str, Schema] = {
     "judgments": Schema(
         ids=("prompt_id",),
@@ -76,16 +78,16 @@ SCHEMAS: Mapping[str, Schema] = {
     "checks": Schema(
         ids=("prompt_id",),
         text=("cluster", "behaviour"),
-        binary=("passed", "ref_passed"),
-        extra=("passed_loose", "ref_passed_loose"),
-        unread=("passed_loose", "ref_passed_loose"),
+        binary=PASSED,
+        extra=LOOSE,
+        unread=(*PASSED, *LOOSE),
     ),
     "sampled": Schema(
         ids=("prompt_id", "index"),
         text=("cluster", "behaviour"),
-        binary=("passed", "ref_passed"),
-        extra=("passed_loose", "ref_passed_loose"),
-        unread=("passed_loose", "ref_passed_loose"),
+        binary=PASSED,
+        extra=LOOSE,
+        unread=(*PASSED, *LOOSE),
     ),
     "diverse": Schema(ids=("prompt_id", "index"), text=("text", "ref_text")),
 }
@@ -115,7 +117,8 @@ class Evidence:
     pairs: pair_id, cluster, {,ref_}{chosen,rejected}_logps (nats/sequence),
         {chosen,rejected}_lengths (tokens), if known ref_ches (length-normalised, of the
         reference).
-    checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers), and the
+    checks: prompt_id, cluster, behaviour, passed, ref_passed (0 or 1; greedy answers; NaN where
+        the check raised, which `checked` leaves out), and the
         same with ``_loose`` behind it if known (`suites.checks.loosened`; NaN without one).
     sampled: as checks, with index: K samples a prompt at temperature 1.
     diverse: prompt_id, index, text, ref_text (K samples a prompt).
@@ -152,6 +155,13 @@ class Evidence:
             if len(frame := getattr(self, name))
         }
         return replace(self, diverse=_empty(), **frames)
+
+
+def checked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of ``checks`` or ``sampled`` without the prompts on which a check raised: such a
+    prompt says nothing of either model, and is left out of both."""
+    raised = rows.loc[rows[list(PASSED)].isna().any(axis=1), "prompt_id"]
+    return rows[~rows["prompt_id"].isin(raised)]
 
 
 def _names(values: Sequence[object]) -> str:
@@ -197,7 +207,7 @@ def _numbers(frame: pd.DataFrame, column: str, name: str, schema: Schema) -> pd.
         )
     limits = {
         "between 0 and 1": (schema.shares, (x < 0) | (x > 1)),
-        "0 or 1": (schema.binary, (x != 0) & (x != 1)),
+        "0 or 1": (schema.binary, (x != 0) & (x != 1) & ~np.isnan(x)),
         "0 or more": ((*schema.counts, *style.COLUMNS), x < 0),
         "1 or more": (schema.positive, x < 1),
     }

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from prefeval.metrics import paired, stats
-from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.evidence import Evidence, checked
 from prefeval.records import MetricResult
 
 MARGIN = 5.0  # points
@@ -47,10 +47,15 @@ def retention(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
     the checks have a loose reading, ``loose_retention_`` and ``loose_change_<behaviour>`` too.
 
     The change is policy less reference on the same prompts, with Tango's interval, clustered.
-    Without checks there is no behaviour to report.
+    Prompts on which a check raised are left out of all of these, and are counted in
+    ``unchecked_<behaviour>`` where there are any. Without checks there is no behaviour to report.
     """
     results = []
-    for behaviour, rows in evidence.checks.groupby("behaviour", sort=True):
+    for behaviour, asked in evidence.checks.groupby("behaviour", sort=True):
+        rows = checked(asked)
+        if raised := len(asked) - len(rows):
+            name = f"unchecked_{behaviour}"
+            results.append(MetricResult(name, raised, len(asked), unit="prompts"))
         results += _of_behaviour(rows, str(behaviour), "passed")
         loosely = [f"{side}passed_loose" for side in ("", "ref_")]
         if set(loosely) <= set(rows) and rows[loosely].notna().to_numpy().all():
@@ -75,11 +80,12 @@ def changes(
 ) -> list[BehaviourChange]:
     """Every behaviour's change, with p-values corrected over the behaviours (Holm).
 
-    ``checks`` as in ``Evidence``, ``margin`` in points. Rows of several seeds may be stacked:
-    their shared clusters keep a prompt's rows together.
+    ``checks`` as in ``Evidence`` (prompts on which one raised are left out), ``margin`` in points.
+    Rows of several seeds may be stacked: their shared clusters keep a prompt's rows together.
     """
     names, found, shares = [], [], []
-    for behaviour, rows in checks.groupby("behaviour", sort=True):
+    for behaviour, asked in checks.groupby("behaviour", sort=True):
+        rows = checked(asked)
         names.append(str(behaviour))
         shares.append((100 * float(rows["passed"].mean()), 100 * float(rows["ref_passed"].mean())))
         found.append(

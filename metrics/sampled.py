@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from prefeval.metrics import paired, stats
-from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.evidence import Evidence, checked
 from prefeval.metrics.stats import Array
 from prefeval.records import MetricResult
 
@@ -38,11 +38,12 @@ def sampled(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResul
     against the reference's samples), the same after ``loose_``, where the checks have a loose
     reading, and ``pass_at_<k>_`` with ``pass_at_<k>_change_`` for k = 2, 4, 8, ... up to K.
 
-    Everything is clustered, a prompt's samples at least; n is prompts. Without samples there is no
-    behaviour to report.
+    Everything is clustered, a prompt's samples at least; n is prompts. Prompts on which a check
+    raised are left out. Without samples there is no behaviour to report.
     """
     results = []
-    for behaviour, rows in evidence.sampled.groupby("behaviour", sort=True):
+    for behaviour, asked in evidence.sampled.groupby("behaviour", sort=True):
+        rows = checked(asked)
         results += _rate(rows, str(behaviour), "passed", "")
         loosely = [f"{side}passed_loose" for side in ("", "ref_")]
         if set(loosely) <= set(rows) and rows[loosely].notna().to_numpy().all():
@@ -70,7 +71,7 @@ def _within_k(rows: pd.DataFrame, behaviour: str) -> list[MetricResult]:
         cluster=("cluster", "first"),
     )  # fmt: skip
     results, cluster = [], prompts["cluster"].to_numpy()
-    fewest = int(prompts["n"].min())
+    fewest = int(prompts["n"].min()) if len(prompts) else 0
     for k in takewhile(lambda k: k <= fewest, (2**i for i in range(1, 20))):
         now, before = (pass_at_k(prompts["n"], prompts[c], k) for c in ("passed", "ref_passed"))
         share = stats.bounded_mean(now, cluster).scaled(100)

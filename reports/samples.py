@@ -137,14 +137,19 @@ def _judged(record: Mapping[str, Any], key: tuple[str, str], text: str, ref: str
 def _checked(
     record: Mapping[str, Any], key: tuple[str, str], text: str, ref: str, check: str
 ) -> Sample:
-    passed, before = bool(record.get("passed")), bool(record.get("ref_passed"))
-    kinds = ["lost"] if before and not passed else []
-    if refused(check, passed):
+    passed, before = (_verdict(record.get(key)) for key in ("passed", "ref_passed"))
+    kinds = ["lost"] if before and passed is False else []
+    if passed is not None and refused(check, passed):
         kinds.append("refused")
     behaviour = str(record.get("behaviour") or "")
     return Sample(
         key[0], behaviour, key[1], text, ref, tuple(kinds), passed=passed, ref_passed=before
     )
+
+
+def _verdict(value: Any) -> bool | None:
+    """Passed or failed; None where the check raised."""
+    return None if value is None else bool(value)
 
 
 def refused(check: str, passed: bool) -> bool:

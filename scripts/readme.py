@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--xstest", help="folder of XSTest's CSV files: also docs/suites.md")
     parser.add_argument("--suites", help="folder with ifeval/ and xstest/: also public harnesses'")
     parser.add_argument("--strmatch", help="XSTest's classify_completions_strmatch.py, for it")
+    parser.add_argument("--vllm", help="interpreter with vLLM: also docs/backends.md")
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -181,6 +182,8 @@ def main() -> None:
         blocks["public-scores"] = partial(
             printed, "scripts/public_scores.py", "--data", options.suites, *strmatch
         )
+    if options.vllm:
+        blocks["backends"] = partial(printed, "scripts/compare_backends.py", "--vllm", options.vllm)
     if options.alpaca_eval:
         blocks["winrate"] = partial(
             printed, "benchmarks/winrate.py", "--data", str(options.alpaca_data / "alpaca_lc"),

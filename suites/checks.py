@@ -8,13 +8,30 @@ the check itself is an error that names the prompt. The kinds lie in ``prefeval.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prefeval.records import PrefevalError, Prompt
-from prefeval.suites import bfcl, languages, parsing, schemas
+from prefeval.suites import bfcl, languages, parsing, patterns, schemas
 from prefeval.suites.kinds import KINDS, Check
+
+
+class CheckError(PrefevalError):
+    """A check that raised on an answer, which thereby has neither passed nor failed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One answer's verdicts; both None where the check raised, with the ``error`` that it did.
+
+    ``loose`` is also None where no check of the behaviour has a loose reading; a check that has
+    none is read alike both ways.
+    """
+
+    passed: bool | None
+    loose: bool | None = None
+    error: str = ""
 
 
 def _plain(value: Any) -> Any:
@@ -76,10 +93,7 @@ def _deep_fault(name: str, check: Check) -> str:
     if "answers" in check and not check["answers"]:
         return f"{name}'s answers are empty; give at least one"
     if name == "regex":
-        try:
-            re.compile(check["pattern"])
-        except re.error as error:
-            return f"the pattern {check['pattern']!r} is no regular expression ({error})"
+        return patterns.fault(check["pattern"])
     for field in ("arguments", "values"):
         if bad := [k for k, v in check.get(field, {}).items() if not isinstance(v, list) or not v]:
             return f"{name}'s {field} must be lists of allowed values; {bad[0]!r} is not"
@@ -116,7 +130,7 @@ def run_check(check: Check, completion: str, *, prompt_id: str = "") -> bool:
     """Whether ``completion`` passes ``check``.
 
     Raises ``PrefevalError`` naming ``prompt_id`` when the check itself is at fault (an unknown
-    kind or field, or one that raises): a check that cannot be run is neither passed nor failed.
+    kind or field), and its kind ``CheckError`` when the check raises: neither is a failed answer.
     """
     where = f"check of prompt {prompt_id!r}" if prompt_id else "check"
     plain = _plain(check)
@@ -124,8 +138,9 @@ def run_check(check: Check, completion: str, *, prompt_id: str = "") -> bool:
     try:
         return bool(KINDS[plain["kind"]].passes(plain, completion))
     except Exception as error:
-        raise PrefevalError(
-            f"{where} ({plain['kind']}) raised {type(error).__name__}: {error}; correct the check"
+        said = " ".join(str(error).split())[:200]
+        raise CheckError(
+            f"{where} ({plain['kind']}) raised {type(error).__name__}: {said}; correct the check"
         ) from error
 
 
@@ -160,6 +175,22 @@ def has_loose_reading(check: Check) -> bool:
     return loosened(check) != check
 
 
+def outcomes(prompts: Sequence[Prompt], completions: Mapping[str, str]) -> dict[str, Outcome]:
+    """Strict and loose verdicts by prompt id, a check that raises included; see `check_all`."""
+    asked = _answered(prompts, completions)
+    loosely = {p.behaviour for p in asked if has_loose_reading(p.check or {})}
+
+    def outcome(prompt: Prompt) -> Outcome:
+        text, both = completions[prompt.id], prompt.behaviour in loosely
+        try:
+            passed = check_prompt(prompt, text)
+            return Outcome(passed, check_prompt(prompt, text, loose=True) if both else None)
+        except CheckError as error:
+            return Outcome(None, None, str(error))
+
+    return {prompt.id: outcome(prompt) for prompt in asked}
+
+
 def check_all(
     prompts: Sequence[Prompt], completions: Mapping[str, str], *, loose: bool = False
 ) -> dict[str, bool]:
@@ -167,9 +198,15 @@ def check_all(
 
     ``loose`` reads every check by `loosened`.
     """
+    asked = _answered(prompts, completions)
+    return {p.id: check_prompt(p, completions[p.id], loose=loose) for p in asked}
+
+
+def _answered(prompts: Sequence[Prompt], completions: Mapping[str, str]) -> list[Prompt]:
+    """The prompts that have a check; one without an answer is an error."""
     asked = [prompt for prompt in prompts if prompt.check is not None]
     if missing := [prompt.id for prompt in asked if prompt.id not in completions]:
         raise PrefevalError(
             f"{len(missing)} prompts have no completion, first {missing[0]!r}; generate them again"
         )
-    return {p.id: check_prompt(p, completions[p.id], loose=loose) for p in asked}
+    return asked

@@ -6,12 +6,21 @@ write (nothing, garbage, half a JSON object) is an answer and never an exception
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefeval.suites import bfcl, ifeval, languages, markdown, maths, parsing, refusal, schemas
+from prefeval.suites import (
+    bfcl,
+    ifeval,
+    languages,
+    markdown,
+    maths,
+    parsing,
+    patterns,
+    refusal,
+    schemas,
+)
 
 Check = Mapping[str, Any]
 
@@ -163,9 +172,8 @@ def _min_words(check: Check, completion: str) -> bool:
 
 
 def _regex(check: Check, completion: str) -> bool:
-    flags = re.IGNORECASE if check.get("ignore_case", False) else 0
-    match = re.fullmatch if check.get("full", False) else re.search
-    return match(check["pattern"], completion, flags) is not None
+    full, ignore_case = check.get("full", False), check.get("ignore_case", False)
+    return patterns.found(check["pattern"], completion, full=full, ignore_case=ignore_case)
 
 
 def _ifeval(check: Check, completion: str) -> bool:

@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from prefeval.suites import patterns
+
 _SAMPLES: tuple[Any, ...] = ({}, [], "", 0, None)
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:
-    from jsonschema import validators
+    from jsonschema import ValidationError, validators
     from referencing import Registry
 
+    def pattern(_: Any, wanted: str, value: Any, __: Any) -> Iterator[ValidationError]:
+        if isinstance(value, str) and not patterns.found(wanted, value):
+            yield ValidationError(f"{value!r} does not match {wanted!r}")
+
+    known = validators.extend(validators.validator_for(schema), {"pattern": pattern})
     # A registry of its own: the default one opens whatever address a "$ref" holds.
-    return validators.validator_for(schema)(schema, registry=Registry())
+    return known(schema, registry=Registry())
 
 
 def _references(value: Any) -> Iterator[str]:

@@ -77,6 +77,12 @@ def test_an_unread_verdict_is_allowed():
     assert Evidence(judgments=frame).judgments["preference"].isna().sum() == 1
 
 
+def test_a_check_that_raised_is_neither():
+    row = {"prompt_id": "a", "cluster": "", "behaviour": "b", "passed": None, "ref_passed": 1}
+    (passed,) = Evidence(checks=pd.DataFrame([row, {**row, "prompt_id": "b"}])[:1]).checks["passed"]
+    assert np.isnan(passed)
+
+
 def test_passing_is_zero_or_one():
     checks = pd.DataFrame(
         {"prompt_id": ["a"], "cluster": "", "behaviour": "json", "passed": 0.5, "ref_passed": 1}

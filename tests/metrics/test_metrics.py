@@ -249,6 +249,30 @@ def test_retention_by_hand():
     assert got["change_tool"].ci_low == pytest.approx(-5.66, abs=0.01)  # 3.84/(64 + 3.84)
 
 
+def test_prompts_on_which_a_check_raised_count_for_neither_model():
+    asked = checked({"json": 16, "tool": 0})
+    asked.loc[asked["prompt_id"].isin(["json0", "json63"]), "passed"] = np.nan
+    asked.loc[asked["prompt_id"] == "json1", "ref_passed"] = np.nan
+    got = measure("retention", Evidence(checks=asked))
+    assert (got["unchecked_json"].value, got["unchecked_json"].n) == (3, 64)
+    assert (got["change_json"].n, got["retention_json"].n) == (61, 61)
+    assert got["change_json"].value == pytest.approx(-100 * 14 / 61)
+    assert "unchecked_tool" not in got
+    left = asked[~asked["prompt_id"].isin(["json0", "json1", "json63"])]
+    assert changes(Evidence(checks=asked).checks) == changes(Evidence(checks=left).checks)
+
+
+def test_a_behaviour_whose_every_check_raised_is_undefined_and_never_0():
+    asked = checked({"json": 0})
+    asked["passed"] = None
+    got = measure("retention", Evidence(checks=asked))
+    for name in ("retention_json", "change_json"):
+        assert math.isnan(got[name].value)
+        assert got[name].reason
+    (change,) = changes(Evidence(checks=asked).checks)
+    assert (change.n, change.ruled_out) == (0, False)
+
+
 def test_changes_are_corrected_over_the_behaviours():
     alone = changes(Evidence(checks=checked({"json": 9})).checks)
     among = changes(Evidence(checks=checked({"json": 9, "a": 0, "b": 0, "c": 0})).checks)

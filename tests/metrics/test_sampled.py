@@ -44,6 +44,15 @@ def measure(rows):
     return {r.name: r for r in found}
 
 
+def test_a_prompt_with_a_sample_whose_check_raised_is_left_out():
+    policy = {"a": [1, 1, 0, 0], "b": [0, 0, 0, 1]}
+    both = frame({**policy, "c": [1, 1, 1, 1]}, {**policy, "c": [0, 0, 0, 0]})
+    both.loc[(both["prompt_id"] == "c") & (both["index"] == 2), "passed"] = np.nan
+    got, without = measure(both), measure(frame(policy, policy))
+    assert got["sampled_retention_maths"] == without["sampled_retention_maths"]
+    assert got["pass_at_4_maths"] == without["pass_at_4_maths"]
+
+
 def test_samples_by_hand():
     policy = {"a": [1, 1, 0, 0], "b": [0, 0, 0, 1], "c": [1, 1, 1, 1]}
     reference = {"a": [1, 0, 0, 0], "b": [0, 1, 1, 0], "c": [1, 1, 1, 0]}

@@ -35,6 +35,20 @@ def test_p_of_a_change_is_the_sign_test_corrected_over_behaviours(tmp_path: Path
     assert found["tool"][0] == 1.0
 
 
+def test_an_answer_whose_check_raised_is_neither_lost_nor_a_refusal(tmp_path: Path) -> None:
+    row = checkpoint(tmp_path, {"refusal": 1}, n=2)
+    asked = {f"refusal/{i}": {"check": {"kind": "compliance"}} for i in range(2)}
+    answers = [{"prompt_id": p, "mode": "greedy", "text": "x"} for p in asked]
+    write_jsonl(tmp_path / "completions.jsonl", answers)
+    lost, _ = samples.samples_of(row, asked, {})
+    assert (lost.passed, lost.kinds) == (False, ("lost", "refused"))
+    checks = [
+        {"prompt_id": p, "behaviour": "refusal", "passed": None, "ref_passed": 1} for p in asked
+    ]
+    write_jsonl(tmp_path / "checks.jsonl", checks)
+    assert [(s.passed, s.kinds) for s in samples.samples_of(row, asked, {})] == [(None, ())] * 2
+
+
 def test_damage_needs_more_than_the_margin(tmp_path: Path) -> None:
     """3 of 64 lost is 4.7 points, within 5; 20 of 64 is 31 points."""
     found = p_values(checkpoint(tmp_path, {"json": 3, "tool": 20}))

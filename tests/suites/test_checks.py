@@ -1,3 +1,4 @@
+import json
 import time
 
 import pytest
@@ -5,12 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefeval.records import PrefevalError, Prompt
+from prefeval.suites import patterns
 from prefeval.suites.checks import (
     KINDS,
+    CheckError,
+    Outcome,
     check_all,
     check_prompt,
     has_loose_reading,
     loosened,
+    outcomes,
     run_check,
     validate_check,
 )
@@ -139,6 +144,49 @@ def test_a_check_that_raises_names_its_prompt_and_is_no_verdict(monkeypatch):
     )
     with pytest.raises(PrefevalError, match=r"'p7' \(bullets\) raised ZeroDivisionError: by zero"):
         check_prompt(prompt, "- a")
+
+
+ENDLESS = r"((.|\s)|(.|\s)(.|\s))+\Z\b\B"  # never there, and found out in exponential time
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"kind": "regex", "pattern": ENDLESS},
+        {"kind": "regex", "pattern": ENDLESS, "full": True},
+        {"kind": "json_schema", "schema": {"pattern": ENDLESS}},
+    ],
+)
+def test_a_pattern_without_end_is_stopped_and_named(monkeypatch, check):
+    monkeypatch.setattr(patterns, "LIMIT", 0.1)
+    with pytest.raises(
+        CheckError, match="raised TimeoutError: the pattern .* took more than 0.1 s"
+    ):
+        run_check(check, json.dumps("some text of ordinary length " * 3))
+
+
+def test_a_check_that_raises_is_told_from_a_failed_answer_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(patterns, "LIMIT", 0.1)
+    ask = ({"role": "user", "content": "?"},)
+    prompts = [
+        Prompt(name, ask, behaviour, "retention", "", check)
+        for name, behaviour, check in [
+            ("good", "lists", {"kind": "bullets", "n": 1, "only": True}),
+            ("trap", "lists", {"kind": "regex", "pattern": ENDLESS}),
+            ("same", "lists", {"kind": "contains_any", "answers": ["tea"]}),
+            ("bare", "facts", {"kind": "contains_any", "answers": ["tea"]}),
+        ]
+    ]
+    text = "Here you are, as a list that has one item:\n- a cup of green tea"
+    found = outcomes(prompts, {p.id: text for p in prompts})
+    trap = found.pop("trap")
+    assert (trap.passed, trap.loose) == (None, None)
+    assert trap.error.startswith("check of prompt 'trap' (regex) raised TimeoutError: the pattern")
+    assert found == {
+        "good": Outcome(False, True),
+        "same": Outcome(True, True),  # read alike both ways beside a check that is not
+        "bare": Outcome(True, None),  # no check of the behaviour has a loose reading
+    }
 
 
 def test_tuples_and_lists_make_the_same_check():
