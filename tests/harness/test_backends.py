@@ -137,3 +137,17 @@ def test_pairs_have_the_same_numbers_in_any_company(backends):
     for apart, single in zip(ref.pair_logps(pairs), alone, strict=True):
         assert vars(apart) == pytest.approx(vars(single), abs=1e-4)
     del ref._score
+
+
+def test_a_sharded_checkpoint_is_the_whole_one(backends, tmp_path):
+    policy, ref = backends
+    policy.model.save_pretrained(tmp_path, max_shard_size="5KB")
+    ref.tokenizer.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    sharded = HuggingFaceBackend(
+        models.load_model(tmp_path), models.load_tokenizer(tmp_path), max_length=128
+    )
+    drawn = answers(policy)
+    assert answers(sharded) == drawn
+    items = [(p.messages, c.token_ids) for p, c in zip(PROMPTS, drawn, strict=True)]
+    assert sharded.compare(ref, items) == policy.compare(ref, items)
