@@ -74,7 +74,7 @@ class Options:
     @property
     def interpreter(self) -> str:
         """The Python that has vLLM."""
-        return self.python or os.environ.get(PYTHON) or sys.executable
+        return os.path.expanduser(self.python or os.environ.get(PYTHON) or sys.executable)
 
     def version(self) -> tuple[str, str]:
         """Name and version of the distribution that brings vLLM.

@@ -143,6 +143,7 @@ def test_the_interpreter_is_the_named_one_or_the_environments(monkeypatch):
     monkeypatch.setenv("PREFEVAL_VLLM", "/there/python")
     assert Options().interpreter == "/there/python"
     assert Options.parse("python=/here/python").interpreter == "/here/python"
+    assert Options.parse("python=~/python").interpreter == str(Path.home() / "python")
 
 
 @pytest.mark.parametrize(
