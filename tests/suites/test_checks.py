@@ -160,7 +160,7 @@ ENDLESS = r"((.|\s)|(.|\s)(.|\s))+\Z\b\B"  # never there, and found out in expon
 def test_a_pattern_without_end_is_stopped_and_named(monkeypatch, check):
     monkeypatch.setattr(patterns, "LIMIT", 0.1)
     with pytest.raises(
-        CheckError, match="raised TimeoutError: the pattern .* took more than 0.1 s"
+        CheckError, match=r"raised TimeoutError: the pattern .* took more than 0\.1 s"
     ):
         run_check(check, json.dumps("some text of ordinary length " * 3))
 
