@@ -16,10 +16,12 @@
   tip.hidden = true;
   document.body.append(tip);
   let hot = [];
+  let over = null; // what the tooltip is of
   const cool = () => { hot.forEach((n) => n.classList.remove("hot")); hot = []; tip.hidden = true; };
   document.addEventListener("pointerover", (event) => {
     const node = event.target.closest("[data-ck], [data-tip]");
     cool();
+    over = node;
     if (!node) return;
     const id = node.dataset.ck;
     if (id) {
@@ -40,7 +42,8 @@
     tip.style.left = `${Math.max(4, x)}px`;
     tip.style.top = `${Math.max(4, y)}px`;
   });
-  document.addEventListener("scroll", cool, { passive: true });
+  // A scroll's event may come after the pointer has met what it brought there.
+  document.addEventListener("scroll", () => { if (!over?.matches(":hover")) cool(); }, { passive: true });
 
   // Legend: a method off is off in every chart and table.
   $$("[data-toggle]").forEach((button) => button.addEventListener("click", () => {
