@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
-from scipy.stats import rankdata
 
 from prefeval.records import MetricResult
 
 Array = NDArray[np.float64]
+LEAST_TAIL = 1e-30  # of an exact interval; far below, the inverse beta function is NaN
 ENDS = 0.1  # a rate nearer 0 or 1 gets an interval that is exact
 ONE_CLUSTER = "all observations are of one cluster, so no interval can be given"
 
@@ -168,7 +168,9 @@ def rank_correlation(
     The interval is symmetric in atanh; its standard error is that of the ranks' Pearson
     correlation by linearisation.
     """
-    x, y = (rankdata(np.asarray(v, dtype=np.float64)) for v in (a, b))
+    from pandas import Series  # whoever has frames has it; scipy.stats is 22 MB in every worker
+
+    x, y = (Series(np.asarray(v, dtype=np.float64)).rank().to_numpy() for v in (a, b))
     if len(x) < 4 or not (x.std() and y.std()):
         return undefined("fewer than 4 observations, or all alike", len(x))
     x, y = ((v - v.mean()) / v.std() for v in (x, y))
@@ -204,7 +206,7 @@ def binomial_interval(p: float, n: float, quantile: float) -> tuple[float, float
     """
     if not n > 0:
         return math.nan, math.nan
-    tail = float(special.ndtr(-quantile))
+    tail = max(float(special.ndtr(-quantile)), LEAST_TAIL)
     hits, misses = (share * n if share > 1e-12 else 0.0 for share in (p, 1 - p))
     low, high = (1 - _exact_high(misses, hits, tail)), _exact_high(hits, misses, tail)
     if high < ENDS or low > 1 - ENDS:
@@ -214,7 +216,7 @@ def binomial_interval(p: float, n: float, quantile: float) -> tuple[float, float
 
 def _exact_high(hits: float, misses: float, tail: float) -> float:
     """The rate at which as few hits have a chance of ``tail``."""
-    return float(special.betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
+    return float(special.betainccinv(hits + 1, misses, tail)) if misses > 0 else 1.0
 
 
 def _mid_p_high(hits: float, misses: float, tail: float) -> float:
@@ -223,11 +225,13 @@ def _mid_p_high(hits: float, misses: float, tail: float) -> float:
         return 1.0
 
     def excess(rate: float) -> float:
-        more = special.betainc(hits + 1, misses, rate)
-        as_many = (special.betainc(hits, misses + 1, rate) if hits > 0 else 1.0) - more
-        return float(1 - more - as_many / 2 - tail)
+        fewer = special.betaincc(hits, misses + 1, rate) if hits > 0 else 0.0
+        at_most = special.betaincc(hits + 1, misses, rate)
+        return float((fewer + at_most) / 2 - tail)
 
     exact = _exact_high(hits, misses, tail)
+    if excess(exact) >= 0:  # by rounding alone
+        return exact
     return float(optimize.brentq(excess, hits / (hits + misses), exact, xtol=1e-12))
 
 

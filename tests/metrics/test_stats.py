@@ -98,6 +98,8 @@ def test_binomial_interval_leaves_half_of_what_was_seen_in_each_tail(k, n):
 
 
 @given(st.floats(0, 1), st.floats(0.2, 1e5), st.floats(0.5, 40))
+@example(0.5, 34832.0, 8.0)  # a tail that 1 less itself would round away
+@example(0.25857775295644436, 5.630411543019514, 33.65432459147596)
 def test_binomial_interval_holds_its_rate_for_any_size(p, n, quantile):
     low, high = stats.binomial_interval(p, n, quantile)
     assert 0 <= low <= p + 1e-9
