@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import DynamicCache
 
 from prefeval.minitrainers.batches import Encoded, SharedBatch, collate, pad
+from prefeval.minitrainers.precision import rounded_product
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -123,6 +124,8 @@ class _InPlaceLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         """(N, in) to (N, out)."""
         ctx.save_for_backward(x, weight)
+        if torch.is_autocast_enabled(x.device.type) and not torch.is_autocast_cache_enabled():
+            return rounded_product(x, weight.T)  # else autocast keeps the weight in bfloat16
         return F.linear(x, weight)
 
     @staticmethod
@@ -134,12 +137,14 @@ class _InPlaceLinear(torch.autograd.Function):
             weight.grad = torch.zeros_like(weight)
         with torch.autocast(grad.device.type, enabled=False):
             weight.grad.addmm_(grad.T.to(weight.dtype), x.to(weight.dtype))
-        return torch.mm(grad, weight.to(grad.dtype)).to(x.dtype), None
+        if grad.dtype is torch.bfloat16:
+            return rounded_product(grad, weight).to(x.dtype), None
+        return torch.mm(grad, weight).to(x.dtype), None
 
 
 def in_place_linear(hidden: Tensor, head: torch.nn.Linear) -> Tensor:
     """``head(hidden)``; its weight is one that is trained."""
-    if not (torch.is_grad_enabled() and head.weight.requires_grad) or head.bias is not None:
+    if head.bias is not None or not head.weight.requires_grad:
         found: Tensor = head(hidden)
         return found
     found = _InPlaceLinear.apply(hidden, head.weight)  # type: ignore[no-untyped-call]
@@ -194,12 +199,13 @@ def _label_logps(lm: PreTrainedModel, hidden: Tensor, labels: Tensor) -> _Labell
 
     def chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = lm_logits(lm, hidden)
+        with torch.no_grad():  # first, while nothing else of the logits' size is held
+            # not vecdot, which autocast would round to its lower precision
+            mean_logit = logits.softmax(-1).mul_(logits).sum(-1)
         logps = -F.cross_entropy(logits, labels, reduction="none")
         with torch.no_grad():
             log_z = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - logps
-            # not vecdot, which autocast would round to its lower precision
-            entropies = log_z - (logits.softmax(-1) * logits).sum(-1)
-        return logps, entropies
+        return logps, log_z - mean_logit
 
     slices = list(_chunks(lm, len(labels), hidden.device))
     if len(slices) <= 1 or not torch.is_grad_enabled():

@@ -197,6 +197,8 @@ def optimise(
                 for output in losses(batch):
                     (output.losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
                     outputs.append(output._replace(losses=output.losses.detach()))
+                    if config.gradient_checkpointing and len(outputs) == 1:
+                        return_freed_memory()  # gradients now lie among what activations left
             loss = torch.cat([o.losses for o in outputs]).mean().item()
             lr = optimiser.lr
             grad_norm = optimiser.step()

@@ -64,30 +64,39 @@ def products(place: Place) -> AbstractContextManager[Any]:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """(m, k) times (k, n), both and the result in bfloat16, summed in float32.
+    """(m, k) times (k, n) in bfloat16, summed in float32.
 
     A vocabulary's weight or logits are never whole in float32: the longest of the three sides is
-    taken in parts.
+    taken in parts. What is given in float32 is rounded part by part too.
     """
     (m, k), n = a.shape, b.shape[1]
     parts = math.ceil((a.numel() + b.numel() + m * n) / AT_ONCE)
     if parts <= 1:
-        return torch.mm(a.float(), b.float()).bfloat16()
+        return torch.mm(a.bfloat16().float(), b.bfloat16().float()).bfloat16()
     longest = max(m, k, n)
     size = math.ceil(longest / parts)
     slices = [slice(start, start + size) for start in range(0, longest, size)]
     if longest == k:
         total = a.new_zeros(m, n, dtype=torch.float32)
         for s in slices:
-            total.addmm_(a[:, s].float(), b[s].float())
+            total.addmm_(a[:, s].bfloat16().float(), b[s].bfloat16().float())
         return total.bfloat16()
-    found = a.new_empty(m, n)
+    found = a.new_empty(m, n, dtype=torch.bfloat16)
     for s in slices:
         if longest == m:
-            found[s] = torch.mm(a[s].float(), b.float())
+            found[s] = torch.mm(a[s].bfloat16().float(), b.bfloat16().float())
         else:
-            found[:, s] = torch.mm(a.float(), b[:, s].float())
+            found[:, s] = torch.mm(a.bfloat16().float(), b[:, s].bfloat16().float())
     return found
+
+
+def rounded_product(a: Tensor, b: Tensor) -> Tensor:
+    """(m, k) times (k, n) in bfloat16, of factors in any type and whatever autocast says. On a
+    processor without bfloat16 instructions a factor in float32 is never whole in bfloat16."""
+    if a.device.type != "cpu" or has_bfloat16_instructions():
+        return torch.mm(a.bfloat16(), b.bfloat16())
+    with torch.autocast("cpu", enabled=False):
+        return product(a, b)
 
 
 def has_bfloat16_instructions() -> bool:

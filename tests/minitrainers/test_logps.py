@@ -1,11 +1,14 @@
 """Log-probabilities and KL against plain formulas, by padding side, chunk, adapter and family."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
 from prefeval.minitrainers import logps as logps_module
@@ -94,6 +97,46 @@ def test_the_head_never_sees_more_positions_than_a_chunk(make_model, batch, monk
     completion_logps(model, *batch).sums.sum().backward()
     assert max(seen) == 5
     assert sum(seen) == 2 * batch.completion_mask.sum()  # once forward, once recomputed
+
+
+class Held(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside, until they are freed; ``most`` at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.places: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if torch.is_tensor(x)}
+        made = func(*args, **(kwargs or {}))
+        for storage in (x.untyped_storage() for x in tree_leaves(made) if torch.is_tensor(x)):
+            place = storage.data_ptr()
+            if place not in self.places | given:
+                self.places.add(place)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self.free, place, storage.nbytes())
+        return made
+
+    def free(self, place: int, size: int) -> None:
+        self.places.discard(place)
+        self.now -= size
+
+
+def test_the_head_holds_two_tensors_of_the_logits_size_and_three_backward(make_model):
+    """The logits and one more: their softmax, then what the loss keeps. Backward: what it kept and
+    the gradients of both."""
+    model = make_model(vocab_size=20_000)
+    ids = torch.arange(202).view(2, 101)
+    completions = torch.ones_like(ids)
+    logits = 2 * 100 * 20_000 * 4  # bytes
+    with Held() as held:
+        sums = completion_logps(model, ids, torch.ones_like(ids), completions).sums.sum()
+    assert 2 <= held.most / logits < 2.2
+    with held:
+        sums.backward()
+    assert 3 <= held.most / logits < 3.5
 
 
 def test_an_empty_completion_has_log_probability_0(make_model, batch):

@@ -71,6 +71,27 @@ def test_no_product_forward_backward_or_again_is_left_in_bfloat16(
     assert torch.bfloat16 in seen.types
 
 
+def test_in_little_memory_the_head_is_never_whole_in_bfloat16(make_model, monkeypatch):
+    class Tables(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.types: set[torch.dtype] = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and sorted(made.shape) == sorted(shape):
+                self.types.add(made.dtype)
+            return made
+
+    monkeypatch.setattr(precision, "AT_ONCE", 500)
+    shape = make_model().lm_head.weight.shape
+    for little in (True, False):
+        with Tables() as seen:
+            logps_and_gradient(make_model, monkeypatch, native=False, gradient_checkpointing=little)
+        assert torch.float32 in seen.types  # the gradient
+        assert (torch.bfloat16 in seen.types) is not little
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 700), (700, 5, 3), (3, 700, 5), (20, 20, 20)])
 def test_a_large_product_in_parts_is_the_product(shape, monkeypatch):
     """Apart at most where a sum lies on the edge of two bfloat16 numbers."""
@@ -84,6 +105,24 @@ def test_a_large_product_in_parts_is_the_product(shape, monkeypatch):
     assert parts.dtype is torch.bfloat16
     assert (parts != whole).float().mean() < 0.02
     torch.testing.assert_close(parts, whole, rtol=1 / 128, atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1 << 23, 500])
+@pytest.mark.parametrize("shape", [(3, 5, 700), (700, 5, 3), (3, 700, 5)])
+def test_factors_in_float32_are_rounded_as_if_beforehand(shape, at_once, monkeypatch):
+    """To the bit, in parts and whole, with or without autocast."""
+    m, k, n = shape
+    monkeypatch.setattr(precision, "AT_ONCE", at_once)
+    monkeypatch.setattr(precision, "has_bfloat16_instructions", lambda: False)
+    torch.manual_seed(0)
+    a, b = torch.randn(m, k), torch.randn(n, k).T
+    rounded = precision.product(a.bfloat16(), b.bfloat16())
+    assert not torch.equal(rounded, (a @ b).bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = precision.rounded_product(a, b)
+    for found in (precision.product(a, b), precision.rounded_product(a, b.bfloat16()), cast):
+        assert found.dtype is torch.bfloat16
+        assert torch.equal(found, rounded)
 
 
 @pytest.mark.parametrize("tied", [True, False])
