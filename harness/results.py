@@ -14,7 +14,7 @@ from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
-from prefeval.metrics import breakpoint, overoptimisation, usable
+from prefeval.metrics import bends, overoptimisation, usable
 from prefeval.records import Checkpoint, Trial
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _bends(trial: Path) -> dict[str, Any]:
     log = records.read_jsonl(trial / "train.jsonl") if (trial / "train.jsonl").exists() else []
     steps = [row["step"] for row in log]
     return {
-        column: breakpoint.break_point(steps, [row.get(column, np.nan) for row in log])
+        column: bends.break_point(steps, [row.get(column, np.nan) for row in log])
         for column in BENDING
         if log and column in log[-1]
     }

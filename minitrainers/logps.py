@@ -139,7 +139,7 @@ class _InPlaceLinear(torch.autograd.Function):
             weight.grad.addmm_(grad.T.to(weight.dtype), x.to(weight.dtype))
         if grad.dtype is torch.bfloat16:
             return rounded_product(grad, weight).to(x.dtype), None
-        return torch.mm(grad, weight).to(x.dtype), None
+        return torch.mm(grad, weight.to(grad.dtype)).to(x.dtype), None
 
 
 def in_place_linear(hidden: Tensor, head: torch.nn.Linear) -> Tensor:

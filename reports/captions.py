@@ -40,7 +40,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
         "positions": (
             "Where in an answer the policy leaves its reference: full-vocabulary KL by token of the"
             f" policy's own samples, means over stretches that double, 95% intervals; {n}. A peak"
-            " at the first tokens is a new way to begin; a rise towards the end, longer answers."
+            " at the first token is a new way to begin."
         ),
         "length": (
             "Under the diagonal, a checkpoint wins more than its quality at equal length explains."

@@ -199,9 +199,10 @@ class VllmProcess:
             raise self._failed(self._death())
         try:
             found = json.loads(line)
-            assert isinstance(found, dict)
-        except (ValueError, AssertionError):
-            raise self._failed(f"it said {line.strip()[:80]!r}") from None
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._failed(f"it said {line.strip()[:80]!r}")
         if "error" in found:
             raise self._failed(str(found["error"]))
         return found

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prefeval.metrics.breakpoint import break_point
+from prefeval.metrics.bends import break_point
 
 
 def test_a_bend_without_noise_is_found_where_it_is():
