@@ -1,0 +1,397 @@
+"""Signals that a training log alone holds: any trainer's, in canonical columns.
+
+The log's numbers are means of batches, so a level at the start or the end is a mean over rows with
+a t interval over rows. Log-probabilities differ by orders of magnitude between models and answers;
+a fall is therefore given as a share of what the reference gave the same answers:
+-Delta / |log pi_ref|, 0.5 for answers that have lost half as many nats again as they had.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from prefeval.metrics.diagnosis.types import Signal
+from prefeval.metrics.stats import Array
+
+LN2 = math.log(2)
+TAIL, HEAD = 0.2, 0.05  # shares of the rows that are "the end" and "the start"
+NO_REFERENCE = ("simpo",)
+SAMPLES_ITSELF = ("ppo", "grpo")
+
+
+class Levels(NamedTuple):
+    """Log-ratios of an answer over the rows (n,), nats/sequence, and the reference's level."""
+
+    delta: Array
+    reference: float
+    noisy: bool
+    """whether the start's own batches are in ``delta``, which then has their noise"""
+
+
+def log_signals(
+    train: pd.DataFrame,
+    evals: pd.DataFrame,
+    *,
+    method: str = "",
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Signal]:
+    """Everything that can be said from rows of a log, by the names of ``signals.SPECS``.
+
+    ``train`` and ``evals`` have a column ``step`` and any of the canonical columns, sorted.
+    """
+    settings = settings or {}
+    log = _Log(train)
+    found: dict[str, Signal] = {"logged_rows": Signal(float(len(train)))}
+    found |= _numerical(log, method)
+    beta = _number(settings.get("beta"))
+    if math.isfinite(beta):
+        found["beta"] = Signal(beta)
+    found |= _inferred_beta(log, method)
+    found |= _rewards(log, method)
+    found |= _falls(log, method, beta, found)
+    found |= _accuracy(log, _Log(evals), method)
+    found |= _kto(log, settings) if method in ("", "kto") else {}
+    found |= _own_samples(log, settings, method)
+    return found
+
+
+class _Log:
+    """Columns as arrays; one that is absent or empty is None."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.n = len(frame)
+        self._frame = frame
+
+    def __getitem__(self, name: str) -> Array | None:
+        if name not in self._frame:
+            return None
+        values = self._frame[name].to_numpy(dtype=np.float64)
+        return values if np.isfinite(values).any() else None
+
+    def raw(self, name: str) -> Array | None:
+        """The column even if nothing in it is finite."""
+        return self._frame[name].to_numpy(dtype=np.float64) if name in self._frame else None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def tail(values: Array) -> Array:
+    """The last fifth of the finite values, three at least where there are as many."""
+    good = values[np.isfinite(values)]
+    return good[-max(3, math.ceil(TAIL * len(good))) :]
+
+
+def head(values: Array) -> Array:
+    """The first twentieth of the finite values."""
+    good = values[np.isfinite(values)]
+    return good[: max(1, math.ceil(HEAD * len(good)))]
+
+
+def mean(values: Array) -> Signal:
+    """A mean over rows with its t interval; without one below three rows."""
+    good = values[np.isfinite(values)]
+    n = len(good)
+    if not n:
+        return Signal(math.nan)
+    if n < 3:
+        return Signal(float(good.mean()), n=n)
+    half = special.stdtrit(n - 1, 0.975) * good.std(ddof=1) / math.sqrt(n)
+    middle = float(good.mean())
+    return Signal(middle, middle - half, middle + half, n)
+
+
+def _difference(late: Array, early: Array) -> Signal:
+    """Difference of two means over rows; the spread of ``late`` serves both."""
+    n, m = len(late), len(early)
+    value = float(late.mean() - early.mean())
+    if n < 3:
+        return Signal(value, n=n)
+    half = special.stdtrit(n - 1, 0.975) * late.std(ddof=1) * math.sqrt(1 / n + 1 / m)
+    return Signal(value, value - half, value + half, n)
+
+
+def _scaled(signal: Signal, factor: float) -> Signal:
+    low, high = sorted((signal.ci_low * factor, signal.ci_high * factor))
+    return Signal(signal.value * factor, low, high, signal.n)
+
+
+def _absolute(signal: Signal) -> Signal:
+    low, high = abs(signal.ci_low), abs(signal.ci_high)
+    inside = signal.ci_low < 0 < signal.ci_high
+    return Signal(abs(signal.value), 0.0 if inside else min(low, high), max(low, high), signal.n)
+
+
+# -- numbers that are no numbers, losses that run away -------------------------------------------
+
+
+def _numerical(log: _Log, method: str) -> dict[str, Signal]:
+    found = {}
+    bad = np.zeros(log.n, dtype=bool)
+    for name in ("loss", "grad_norm", "chosen_logps", "rejected_logps", "policy_loss"):
+        if (values := log.raw(name)) is not None and np.isfinite(values).any():
+            first = int(np.isfinite(values).argmax())
+            bad[first:] |= ~np.isfinite(values[first:])
+        elif values is not None and name in ("loss", "grad_norm") and log.n:
+            bad |= ~np.isfinite(values)
+    losses = log["loss"]
+    if log.raw("loss") is not None or log.raw("grad_norm") is not None:
+        found["nonfinite_rows"] = Signal(float(bad.sum()), n=log.n)
+        if bad.any():
+            steps = log.raw("step")
+            at = float(steps[int(bad.argmax())]) if steps is not None else float(bad.argmax())
+            found["first_nonfinite_step"] = Signal(at)
+    if losses is not None and method not in SAMPLES_ITSELF:
+        start, end = float(np.median(head(losses))), mean(tail(losses))
+        found["loss_first"], found["loss_last"] = Signal(start), end
+        found["loss_departure"] = _absolute(_difference(tail(losses), head(losses)))
+        if start > 0:
+            found["loss_ratio"] = Signal(float(np.median(tail(losses))) / start, n=end.n)
+            found["loss_peak_ratio"] = Signal(float(np.nanmax(losses)) / start, n=log.n)
+    if (norms := log["grad_norm"]) is not None and log.n >= 10:
+        middle = float(np.nanmedian(norms))
+        if middle > 0:
+            found["grad_norm_spike"] = Signal(float(np.nanmax(norms[log.n // 20 :])) / middle)
+    return found
+
+
+# -- rewards: is the reference the right one? ------------------------------------------------------
+
+
+def _inferred_beta(log: _Log, method: str) -> dict[str, Signal]:
+    """beta from a log that has rewards and log-probabilities.
+
+    log pi = log pi_ref + r / beta: over rows, the slope of log-probabilities on rewards is
+    1/beta, since what the reference gives a batch does not depend on the reward's noise.
+    """
+    slopes = []
+    for logps, reward in (("chosen_logps", "reward_chosen"), ("rejected_logps", "reward_rejected")):
+        y, x = log[logps], log[reward]
+        if y is None or x is None or method in NO_REFERENCE:
+            continue
+        good = np.isfinite(x) & np.isfinite(y)
+        if good.sum() < 8 or np.ptp(x[good]) < 1e-6:
+            continue
+        (slope, _), covariance = np.polyfit(x[good], y[good], 1, cov=True)
+        if slope > 0:
+            slopes.append((slope, math.sqrt(covariance[0, 0])))
+    if not slopes:
+        return {}
+    slope, error = min(slopes, key=lambda s: s[1] / s[0])
+    if error > 0.3 * slope:
+        return {}
+    ends = sorted((1 / max(slope - 2 * error, 1e-9), 1 / (slope + 2 * error)))
+    return {"inferred_beta": Signal(1 / slope, *ends, log.n)}
+
+
+def _rewards(log: _Log, method: str) -> dict[str, Signal]:
+    """How far rewards were from 0 when training began, where they must be 0."""
+    pairs = [log[c] for c in ("reward_chosen", "reward_rejected")]
+    if all(v is None for v in pairs):
+        pairs = [log[c] for c in ("delta_chosen", "delta_rejected")]
+    rewards = [v for v in pairs if v is not None]
+    found = {}
+    margin = log["reward_margin"]
+    if margin is None and len(rewards) == 2 and log["reward_chosen"] is not None:
+        margin = rewards[0] - rewards[1]
+    if margin is not None:
+        found["reward_margin_last"] = mean(tail(margin))
+        found["reward_margin_size"] = _absolute(found["reward_margin_last"])
+    if not rewards or method in NO_REFERENCE or method in SAMPLES_ITSELF:
+        return found
+    biggest = max(float(np.nanmax(np.abs(v))) for v in rewards)
+    found["reward_largest"] = Signal(biggest, n=log.n)
+    steps = log["step"]
+    if steps is None or log.n < 4 or log["reward_chosen"] is None:
+        return found
+    early = steps[0] <= max(10.0, 0.03 * float(np.nanmax(steps)))
+    if not early:
+        return found
+    starts = []
+    for values in rewards:
+        first, some = values[0], values[:5]
+        starts.append(
+            (abs(float(first)), abs(float(first)) / max(float(np.nanmax(np.abs(some))), 1e-12))
+        )
+    size, share = max(starts)
+    found["reward_start"] = Signal(size, n=log.n)
+    found["reward_start_share"] = Signal(share, n=log.n)
+    return found
+
+
+# -- falls of log-probabilities --------------------------------------------------------------------
+
+
+def _falls(log: _Log, method: str, beta: float, known: Mapping[str, Signal]) -> dict[str, Signal]:
+    found: dict[str, Signal] = {}
+    if not math.isfinite(beta) and "inferred_beta" in known:
+        beta = known["inferred_beta"].value
+    for answer in ("chosen", "rejected"):
+        levels = _levels(log, answer, method, beta)
+        if levels is None:
+            continue
+        end = tail(levels.delta)
+        if levels.noisy:
+            logps = log[f"{answer}_logps"]
+            assert logps is not None
+            change = _difference(tail(logps), head(logps))
+        else:
+            change = mean(end)
+        found[f"log_delta_{answer}"] = change
+        if math.isfinite(levels.reference) and levels.reference:
+            found[f"fall_{answer}"] = _scaled(change, -1 / abs(levels.reference))
+        lengths = log[f"{answer}_length"]
+        lengths = log["length"] if lengths is None and method not in SAMPLES_ITSELF else lengths
+        if lengths is not None:
+            per_token = _scaled(change, 1 / float(np.nanmean(lengths)))
+            found[f"log_delta_{answer}_per_token"] = per_token
+    if {"fall_chosen", "fall_rejected"} <= found.keys():
+        lesser = min(found["fall_chosen"], found["fall_rejected"], key=lambda s: s.value)
+        found["fall_both"] = lesser
+        sizes = [_absolute(found[f"fall_{a}"]) for a in ("chosen", "rejected")]
+        found["movement"] = max(sizes, key=lambda s: s.value)
+    if (chosen := log["chosen_logps"]) is not None:
+        rejected = log["rejected_logps"]
+        if rejected is not None and log.n >= 10:
+            gap = np.abs(chosen - rejected) / np.maximum(np.abs(chosen), 1e-9)
+            found["pair_gap"] = mean(gap[: max(10, log.n // 4)])
+    return found
+
+
+def _levels(log: _Log, answer: str, method: str, beta: float) -> Levels | None:
+    """Log-ratios of one answer by the surest way that the log allows."""
+    logps = log[f"{answer}_logps"]
+    delta = log[f"delta_{answer}"]
+    reference = log[f"ref_{answer}_logps"]
+    reward = log[f"reward_{answer}"]
+    if delta is None and logps is not None and reference is not None:
+        delta = logps - reference
+    if delta is None and reward is not None and method not in NO_REFERENCE and beta > 0:
+        delta = reward / beta
+    if delta is not None:
+        level = math.nan if logps is None else float(np.nanmean(logps - delta))
+        return Levels(delta, level, noisy=False)
+    if logps is None or log.n < 4:
+        return None
+    return Levels(logps - head(logps).mean(), float(head(logps).mean()), noisy=True)
+
+
+# -- training against evaluation -------------------------------------------------------------------
+
+
+def _accuracy(log: _Log, evals: _Log, method: str) -> dict[str, Signal]:
+    found = {}
+    accuracy = log["accuracy"]
+    if accuracy is not None:
+        found["accuracy_last"] = mean(tail(accuracy))
+        excess = found["accuracy_last"]
+        found["accuracy_excess"] = _absolute(
+            Signal(excess.value - 0.5, excess.ci_low - 0.5, excess.ci_high - 0.5, excess.n)
+        )
+    held_out = evals["accuracy"]
+    if held_out is not None:
+        found["eval_accuracy_last"] = mean(held_out[len(held_out) // 2 :])
+        found["evaluations"] = Signal(float(np.isfinite(held_out).sum()))
+    margins = evals["reward_margin"]
+    if margins is None:
+        margins = evals["margin"]
+    if margins is not None:
+        found["eval_margin_last"] = mean(margins[len(margins) // 2 :])
+    if accuracy is not None and held_out is not None:
+        late = held_out[np.isfinite(held_out)][-1]
+        gap = found["accuracy_last"]
+        found["accuracy_gap"] = Signal(
+            gap.value - late, gap.ci_low - late, gap.ci_high - late, gap.n
+        )
+        found |= _noise(log, accuracy, held_out)
+    losses = evals["loss"]
+    if losses is not None and np.isfinite(losses).sum() >= 3 and method not in SAMPLES_ITSELF:
+        good = losses[np.isfinite(losses)]
+        found["eval_loss_rise"] = Signal(float(good[-1] - good.min()), n=len(good))
+        if log["loss"] is not None:
+            found["loss_gap"] = Signal(float(good[-1] - tail(log["loss"]).mean()), n=len(good))
+    return found
+
+
+def _noise(log: _Log, accuracy: Array, held_out: Array) -> dict[str, Signal]:
+    """Share of flipped labels, where the held-out labels are of another, cleaner source.
+
+    While every pair is new, accuracy on flipped labels is a(1 - e) + e(1 - a) where it is a on
+    clean ones, so e = (a - t) / (2a - 1).
+    """
+    epochs = log["epoch"]
+    fresh = accuracy[epochs <= 1] if epochs is not None else accuracy[: log.n // 2]
+    fresh = fresh[len(fresh) // 2 :]
+    fresh = fresh[np.isfinite(fresh)]
+    clean = float(np.nanmax(held_out))
+    if len(fresh) < 5 or clean < 0.55:
+        return {}
+    seen, scale = mean(fresh), 2 * clean - 1
+    ends = sorted(((clean - seen.ci_low) / scale, (clean - seen.ci_high) / scale))
+    return {"label_noise": Signal((clean - seen.value) / scale, *ends, len(fresh))}
+
+
+# -- thumbs ----------------------------------------------------------------------------------------
+
+
+def _kto(log: _Log, settings: Mapping[str, Any]) -> dict[str, Signal]:
+    up, down = log["count_chosen"], log["count_rejected"]
+    found = {}
+    if up is not None and down is not None:
+        found["one_class_rows"] = Signal(float(np.mean((up == 0) | (down == 0))), n=log.n)
+        if up.sum() and down.sum():
+            d = _number(settings.get("desirable_weight", 1.0))
+            u = _number(settings.get("undesirable_weight", 1.0))
+            ratio = d * float(up.sum()) / (u * float(down.sum()))
+            found["class_pull"] = Signal(ratio, n=int(up.sum() + down.sum()))
+            found["class_pull_excess"] = Signal(max(ratio / (4 / 3), 1 / ratio), n=log.n)
+    rewards = [log.raw(c) for c in ("reward_chosen", "reward_rejected")]
+    if "one_class_rows" not in found and all(v is not None for v in rewards):
+        up_missing, down_missing = (~np.isfinite(v) for v in rewards if v is not None)
+        if up_missing.any() or down_missing.any():
+            losses = log.raw("loss")
+            fine = np.isfinite(losses) if losses is not None else np.ones(log.n, dtype=bool)
+            one = (up_missing ^ down_missing) & fine
+            found["one_class_rows"] = Signal(float(one.mean()), n=log.n)
+    return found
+
+
+# -- trainers that sample --------------------------------------------------------------------------
+
+
+def _own_samples(log: _Log, settings: Mapping[str, Any], method: str) -> dict[str, Signal]:
+    if method not in SAMPLES_ITSELF and log["reward"] is None:
+        return {}
+    found = {}
+    kl, lengths = log["kl"], log["length"]
+    if kl is not None:
+        found["kl_last"] = mean(tail(kl))
+        target = _number(settings.get("target_kl"))
+        if target > 0:
+            found["kl_over_target"] = _scaled(found["kl_last"], 1 / target)
+        if lengths is not None:
+            found["kl_last_per_token"] = _scaled(found["kl_last"], 1 / float(tail(lengths).mean()))
+    if log["kl_per_token"] is not None:
+        found["kl_last_per_token"] = mean(tail(log["kl_per_token"]))
+    if lengths is not None:
+        found["length_growth"] = Signal(float(tail(lengths).mean() / head(lengths).mean()), n=log.n)
+    entropy = log["entropy"]
+    if entropy is not None and head(entropy).mean() > 0:
+        found["entropy_share"] = _scaled(mean(tail(entropy)), 1 / float(head(entropy).mean()))
+    if (explained := log["value_explained"]) is not None:
+        found["value_explained_last"] = mean(tail(explained))
+    if (loss := log["value_loss"]) is not None and head(loss).mean() > 0:
+        found["value_loss_ratio"] = Signal(float(tail(loss).mean() / head(loss).mean()), n=log.n)
+    if (reward := log["reward"]) is not None:
+        found["reward_rise"] = _difference(tail(reward), head(reward))
+    if (ended := log["eos_rate"]) is not None:
+        found["log_eos_rate"] = mean(tail(ended))
+        found["log_eos_fall"] = _scaled(_difference(tail(ended), head(ended)), -1)
+    return found
