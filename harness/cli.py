@@ -242,6 +242,31 @@ def judge(
 
 
 @app.command()
+def audit(
+    data: Annotated[str, typer.Argument(help="Pairs or thumbs: a file, a folder or a hub name.")],
+    reference: Annotated[
+        str, typer.Option(help="The model to tune: its template, tokens and log-probabilities.")
+    ] = "",
+    held_out: Annotated[str, typer.Option(help="Data to measure with: prompts in both.")] = "",
+    trusted: Annotated[str, typer.Option(help="Labels that are believed: noise beside them.")] = "",
+    pairs: Annotated[int, typer.Option(min=0, help="Rows that the model reads; 0: none.")] = 64,
+    max_length: Annotated[
+        int, typer.Option(min=8, help="Tokens of prompt and answer in training.")
+    ] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the samples.")] = 0,
+    device: o.Device = "auto",
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """What is in preference data, is it sound, which method fits; 1 where something is an error."""
+    from prefeval.harness import audit as audits
+
+    options = dict(locals())
+    options.pop("audits")
+    raise typer.Exit(audits.command(options))
+
+
+@app.command()
 def winrate(
     file: Annotated[
         Path, typer.Argument(help="AlpacaEval's annotations.json, or a table of preferences.")
