@@ -31,9 +31,11 @@ KINDS = (
 )
 
 NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
-CALL = re.compile(rf"(?:\w+\.)*\w+\(({NUMBER})(?:,[^()]*)?\)")  # np.float64(0.5), tensor(0.5)
+CALL = re.compile(
+    rf"\b[\w.]{{1,40}}\(({NUMBER})(?:,[^()]{{0,80}})?\)"
+)  # np.float64(0.5), tensor(0.5)
 BARE = re.compile(r"""(?<![\w'"])([-+]?(?:nan|inf|NaN|Infinity))(?![\w'"])""")
-VERL = re.compile(rf"([\w/@.\-]+?):(?:(?:\w+\.)*\w+\()?({NUMBER})\)?(?= - |\s*$)")
+VERL = re.compile(rf"(?:^|\s)([\w/@.-]{{1,120}}):(?:[\w.]{{1,40}}\()?({NUMBER})\)?(?= - |\s*$)")
 
 
 class Rows(NamedTuple):
@@ -231,7 +233,7 @@ def _lines(text: str, notes: list[str]) -> Iterator[Row]:
             yield row
         elif "step:" in line and " - " in line and (ended or not last):
             if len(pairs := VERL.findall(line)) > 1:  # verl's console
-                yield {name.rpartition(")")[2].strip(): value for name, value in pairs}
+                yield dict(pairs)
         elif line.lstrip().startswith("{"):
             if last:
                 notes.append("the last line is cut short and was left out")
@@ -283,7 +285,7 @@ def _csv(path: Path, text: str, notes: list[str]) -> list[Row]:
         table = list(csv.reader(io.StringIO("\n".join(lines)), delimiter=separator))
     except csv.Error as error:
         raise PrefevalError(f"{path} is no table ({error}); save it as CSV anew") from error
-    names = [name.strip() for name in table[0]]
+    names = [" ".join(name.split()) for name in table[0]]
     _require_one_run(path, names)
     whole = [row for row in table[1:] if len(row) == len(names)]
     if len(whole) < len(table) - 1:

@@ -47,10 +47,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "logps/ref_rejected", "reference_logps/rejected",
     ),
     "logps": ("logps", "logp", "logprobs"),
-    "delta_chosen": ("delta_chosen", "delta/chosen", "logratios/chosen", "chosen_logratios"),
-    "delta_rejected": (
-        "delta_rejected", "delta/rejected", "logratios/rejected", "rejected_logratios",
-    ),
+    "delta_chosen": ("delta_chosen", "logratios/chosen", "chosen_logratios"),
+    "delta_rejected": ("delta_rejected", "logratios/rejected", "rejected_logratios"),
     "reward_chosen": (
         "rewards/chosen", "reward/chosen", "chosen_reward", "chosen_rewards", "rewards_chosen_mean",
     ),
@@ -59,8 +57,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "reject_reward", "rewards_rejected_mean",
     ),
     "reward_margin": (
-        "rewards/margins", "rewards/margin", "reward_margin", "reward_margins", "reward/margin",
-        "margins",
+        "rewards/margins", "rewards/margin", "reward_margin", "reward_margins", "margins",
     ),
     "margin": ("margin", "delta_margin", "logratios/margin"),
     "accuracy": (
@@ -77,10 +74,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "entropy_loss",
     ),
     "grad_norm": (
-        "grad_norm", "gradient_norm", "actor/grad_norm", "optim/grad_norm", "actor_grad_norm",
-        "policy_grad_norm",
+        "grad_norm", "gradient_norm", "actor/grad_norm", "optim/grad_norm", "policy_grad_norm",
     ),
-    "lr": ("lr", "learning_rate", "actor/lr", "actor_lr", "policy_lr"),
+    "lr": ("lr", "learning_rate", "actor/lr", "policy_lr"),
     "chosen_logits": ("logits/chosen", "chosen_logits"),
     "rejected_logits": ("logits/rejected", "rejected_logits"),
     "nll_loss": ("nll_loss", "sft_loss", "nll"),
@@ -145,7 +141,7 @@ NOT_READ = (
     "val/ref_contain_eos_token", "val/vpred", "val/error", "val/mean", "val/var",
     "ppo/val/vpred", "ppo/val/error", "ppo/val/clipfrac", "ppo/val/mean", "ppo/val/var",
     "value_grad_norm", "critic/grad_norm", "critic_grad_norm", "value_lr", "critic/lr",
-    "critic_lr", "critic/vf_clipfrac", "policy/advantages*", "policy/ratio*", "returns*",
+    "critic_lr", "critic/vf_clipfrac", "return", "policy/advantages*", "policy/ratio*", "returns*",
     "critic/advantages*", "critic/returns*", "critic/values*", "critic/score*", "critic/rewards*",
     "actor/pg_clipfrac_lower", "prompt_length*", "response_length*", "completions*", "clip_ratio*",
     "cispo_clip_ratio", "sampling*", "vespo*", "tools*", "frac_reward_zero_std", "flat_groups",
@@ -272,7 +268,11 @@ class Plan:
 
 
 def plan(names: Iterable[str]) -> Plan:
-    """Choose, for every column, the surest of a file's names; the others are unrecognised."""
+    """Choose, for every column, the surest of a file's names.
+
+    Another that is known whole is passed over (the running mean beside the loss); one that was only
+    guessed from its end is unrecognised.
+    """
     names = list(names)
     marks = {"".join(words(name)) for name in KL_PER_TOKEN_BESIDE}
     kl_per_token = any("".join(w for w in words(n) if w not in TRAIN_WORDS) in marks for n in names)
@@ -288,12 +288,11 @@ def plan(names: Iterable[str]) -> Plan:
         if column == "kl" and kl_per_token and words(name)[-2:] != ("objective", "kl"):
             column = "kl_per_token"
         place = (column, match.is_eval and column not in COUNTERS)
+        passed_over = (match.rank, name)
         if place not in best or match.rank < best[place][0]:
-            if place in best and column not in COUNTERS:
-                unrecognised.append(best[place][1])
-            best[place] = (match.rank, name)
-        elif column not in COUNTERS:
-            unrecognised.append(name)
+            passed_over, best[place] = best.get(place, ((0, 0), "")), passed_over
+        if passed_over[0][0] > 1:
+            unrecognised.append(passed_over[1])
     train = {column: name for (column, of_eval), (_, name) in best.items() if not of_eval}
     evals = {column: name for (column, of_eval), (_, name) in best.items() if of_eval}
     unrecognised = [name for name in names if name in set(unrecognised)]

@@ -22,8 +22,7 @@ LARGEST = 1 << 20  # bytes of a file of settings
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "beta": (
         "beta", "pref_beta", "rl_beta", "dpo_beta", "kto_beta", "simpo_beta",
-        "reference_policy_kl_penalty", "ref_policy_kl_penalty", "kl_loss_coef", "init_kl_coef",
-        "kl_coef",
+        "reference_policy_kl_penalty", "ref_policy_kl_penalty", "init_kl_coef", "kl_coef",
     ),
     "lr": ("lr", "learning_rate", "actor_learning_rate"),
     "epochs": (
@@ -43,16 +42,11 @@ SETTINGS: Mapping[str, tuple[str, ...]] = {
     "group_size": ("group_size", "num_generations"),
     "seed": ("seed",),
 }  # fmt: skip
-METHOD_NAMES = (
-    "method",
-    "preference_loss",
-    "pref_loss",
-    "loss_type",
-    "rl",
-    "stage",
-    "adv_estimator",
-)
-ALIASES = {"sigmoid": "dpo", "gae": "ppo", "kto_pair": "kto", "kto-pair": "kto", "rloo": "grpo"}
+LOSSES = ("preference_loss", "pref_loss", "loss_name", "loss_type")
+ALIASES = {
+    "sigmoid": "dpo", "gae": "ppo", "dapo": "grpo", "bnpo": "grpo", "dr_grpo": "grpo",
+    "rloo": "grpo", "reinforce_plus_plus": "grpo",
+}  # fmt: skip
 
 
 class Found(NamedTuple):
@@ -69,51 +63,55 @@ def read(log: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> 
     if log.parent.name.startswith("checkpoint-"):
         folders.append(log.parent.parent)
     given: dict[str, Any] = {}
-    method = ""
-    for folder in folders:
-        for path in _files(folder):
-            found = _flat(_load(path))
-            method = method or _method_of(path, found)
-            given = {**found, **given}
+    for path in (path for folder in folders for path in _files(folder)):
+        given = {**_flat(_load(path)), **given}
     settings = _named(given)
     notes = []
     if "beta" not in settings and (beta := _constant(rows, "beta")) is not None:
         settings["beta"] = beta
-    if "beta" not in settings and any((f / "training_args.bin").exists() for f in folders):
+    pickles = (p for f in folders for p in (f, *f.glob("checkpoint-*")))
+    if "beta" not in settings and any((p / "training_args.bin").exists() for p in pickles):
         notes.append(
             "beta may lie in training_args.bin, a pickle, which is not opened: it is not known"
         )
-    return Found(method or _from_names(names), settings, notes)
+    return Found(_method(given) or _from_names(names), settings, notes)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     """Files that may hold settings, prefeval's own first."""
     patterns = (
         "trial.json", "args.json", "*args*.json", "*args*.yaml", "*config.yaml", "*config.yml",
-        "*.yaml", "*.yml", ".hydra/config.yaml", "files/config.yaml", "README.md",
+        ".hydra/config.yaml", "files/config.yaml", "config.json", "README.md",
+        "trainer_state.json",
     )  # fmt: skip
     seen: set[Path] = set()
-    for pattern in patterns:
-        for path in sorted(folder.glob(pattern)):
+    only = [p for p in folder.iterdir() if p.suffix in (".yaml", ".yml")]
+    for paths in (*map(folder.glob, patterns), only if len(only) == 1 else ()):
+        for path in sorted(paths):
             if path not in seen and path.is_file() and path.stat().st_size <= LARGEST:
                 seen.add(path)
                 yield path
 
 
 def _load(path: Path) -> Any:
-    """A file's content; None for one that cannot be read, which is no reason to stop."""
+    """A file's settings; None for one that cannot be read, which is no reason to stop."""
     import yaml
 
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            return json.loads(text)
         if path.name == "README.md":
             head = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
             return yaml.safe_load(head[1]) if head else None
-        return yaml.safe_load(text)
+        found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return None
+    if not isinstance(found, dict) or "model_type" in found:  # a model's own config.json
+        return None
+    if path.name == "trainer_state.json":  # its batch size is a device's, without accumulation
+        return {k: found[k] for k in ("num_train_epochs", "max_steps") if k in found}
+    if isinstance(loss := found.get("loss"), dict) and "name" in loss:  # the authors' DPO
+        found["loss_name"] = loss["name"]
+    return found
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -130,6 +128,11 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
 def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that prefeval has a name for."""
     found = {}
+    given = dict(given)
+    if given.get("use_kl_in_reward") is False:  # verl writes both coefficients, used or not
+        given.pop("kl_coef", None)
+    if given.get("use_kl_loss") is True:
+        given["beta"] = given.get("kl_loss_coef")
     for ours, names in SETTINGS.items():
         for name in names:
             value = _plain(given.get(name))
@@ -140,6 +143,8 @@ def _named(given: Mapping[str, Any]) -> dict[str, Any]:
     if "total_train_batch_size" not in given and isinstance(a_device, (int, float)):
         times = _plain(given.get("gradient_accumulation_steps"))
         found["batch_size"] = a_device * (times if isinstance(times, int) else 1)
+    if found.get("max_steps", 1) <= 0:  # transformers' -1: as many as the epochs have
+        del found["max_steps"]
     if "gamma" in given and "simpo" in json.dumps(given, default=str).lower():
         found.setdefault("gamma", _plain(given["gamma"]))
     return found
@@ -158,15 +163,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
-def _method_of(path: Path, given: Mapping[str, Any]) -> str:
-    for name in METHOD_NAMES:
-        for value in _words(given.get(name)):
-            if (known := ALIASES.get(value, value)) in METHODS:
-                return known
-    if path.name == "README.md":
-        return next((t for t in _words(given.get("tags")) if t in METHODS), "")
-    loss = next(iter(_words(given.get("name"))), "")  # the authors' DPO: loss: {name: dpo}
-    return loss if loss in METHODS else ""
+def _method(given: Mapping[str, Any]) -> str:
+    """What the settings say: a trainer for pairs may have another loss than DPO's."""
+    said = [word for name in ("method", "rl", "stage", "adv_estimator", "tags")
+            for word in _words(given.get(name))]  # fmt: skip
+    method = next((m for word in said if (m := ALIASES.get(word, word)) in METHODS), "")
+    losses = [word for name in LOSSES for word in _words(given.get(name))]
+    if losses and method in ("", "dpo"):
+        method = ALIASES.get(losses[0], losses[0])
+    return method if method in METHODS else ""
 
 
 def _words(value: Any) -> list[str]:

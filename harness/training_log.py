@@ -77,7 +77,8 @@ def read(path: Path) -> TrainingLog:
     names = list(dict.fromkeys(name for row in rows for name in row))
     plan = log_keys.plan(names)
     if not plan.has_metrics:
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        shown = ", ".join(" ".join(n.split())[:40] for n in names[:8])
+        shown += ", ..." if len(names) > 8 else ""
         raise PrefevalError(
             f"{file}: none of its names is known ({shown or 'none'}); a log has loss, "
             "rewards/chosen, logps/chosen, kl, reward or the like beside step"
@@ -194,16 +195,16 @@ def _last_run(entries: list[_Entry], clock: Sequence[float], notes: list[str]) -
     for i, (e, now) in enumerate(zip(entries, clock, strict=True)):
         segment += i > 0 and now < clock[i - 1]
         twice |= segments.setdefault((e.is_eval, now), segment) != segment
-    kept: list[int] = []
     runs, left_out, again = 1, 0, 0
-    for i, now in enumerate(clock):
+    kept: list[int] = []
+    for i, now in enumerate(clock if twice else ()):
         if i and now < clock[i - 1]:
-            if now <= min(clock[j] for j in kept):
+            before = {clock[j] for j in kept}
+            if now <= min(before):
                 runs, left_out, kept = runs + 1, left_out + len(kept), []
-            elif now in {clock[j] for j in kept}:
-                before = len(kept)
+            elif now in before:
+                again += sum(clock[j] >= now for j in kept)
                 kept = [j for j in kept if clock[j] < now]
-                again += before - len(kept)
             else:
                 twice = False
                 break
