@@ -317,6 +317,31 @@ def score(
 
 
 @app.command()
+def diagnose(
+    target: Annotated[
+        Path, typer.Argument(help="A run, trial or checkpoint; or any trainer's log.")
+    ],
+    fail_on: Annotated[
+        str, typer.Option(help="Exit with 1 at a finding this grave: info, warning or error.")
+    ] = "",
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """What went wrong in a run, why one may think so, and what to change."""
+    from prefeval.harness import diagnose_view
+
+    raise typer.Exit(diagnose_view.command(target, as_json=json_output, fail_on=fail_on))
+
+
+@app.command()
+def causes(json_output: o.Json = False) -> None:
+    """Every cause that `diagnose` knows, with its signals and thresholds."""
+    from prefeval.harness import diagnose_view
+
+    diagnose_view.print_causes(json_output)
+
+
+@app.command()
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders.")],
 ) -> None:

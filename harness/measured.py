@@ -124,7 +124,8 @@ def read_evidence(
     reference = pd.DataFrame(records.read_jsonl(task.reference_dir / "pairs.jsonl"))
     if len(reference):
         names = {n: f"ref_{n}" for n in ("chosen_logps", "rejected_logps", "ches")}
-        reference = reference.rename(columns=names)[["pair_id", *names.values()]]
+        reference = reference.rename(columns=names)
+        reference = reference[[c for c in ("pair_id", *names.values()) if c in reference]]
         frames["pairs"] = frames["pairs"].merge(reference, on="pair_id", validate="1:1")
     frames["diverse"] = _diverse(out, task)
     return Evidence(**frames, calibration=frozen)

@@ -1,0 +1,146 @@
+"""A diagnosis as a person reads it, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefeval import records
+from prefeval.harness import diagnose
+from prefeval.metrics import diagnosis
+from prefeval.metrics.diagnosis.types import Cause, Diagnosis, Evidence, Finding
+from prefeval.records import PrefevalError
+
+EXIT_FOUND = 1
+MARKS = {"error": "✗", "warning": "!", "info": "i"}
+STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold"}
+SOURCES = {"run": "an evaluated run", "log": "a log"}
+
+
+def command(target: Path, *, as_json: bool, fail_on: str) -> int:
+    """Diagnose, print, and say by the exit code whether something as grave was found."""
+    if fail_on and fail_on not in diagnosis.SEVERITIES:
+        raise PrefevalError(
+            f"unknown --fail-on {fail_on!r}; use {', '.join(diagnosis.SEVERITIES)}"
+        )
+    subjects = diagnose.read(target)
+    found = diagnose.combine(subjects)
+    if as_json:
+        print(json.dumps(as_object(found), ensure_ascii=False))
+    else:
+        _print(target, subjects, found)
+    if not fail_on:
+        return 0
+    least = diagnosis.SEVERITIES.index(fail_on)
+    grave = any(diagnosis.SEVERITIES.index(f.severity) >= least for f in found.findings)
+    return EXIT_FOUND if grave else 0
+
+
+def as_object(found: Diagnosis) -> dict[str, Any]:
+    """``findings``, most likely cause first, ``checks``, ``skipped`` and ``notes``."""
+    plain: dict[str, Any] = records.to_jsonable(found)
+    return plain
+
+
+def _print(target: Path, subjects: Sequence[diagnose.Subject], found: Diagnosis) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    methods = ", ".join(dict.fromkeys(s.method.upper() for s in subjects if s.method))
+    what = f"{len(subjects)} trials or checkpoints" if len(subjects) > 1 else subjects[0].name
+    console.print(f"[bold]{_safe(str(target))}[/bold]: {_safe(what)}{_safe(_method(methods))}")
+    for note in found.notes:
+        console.print(f"  note: {_safe(note)}", soft_wrap=True)
+    for number, finding in enumerate(found.findings, 1):
+        console.print()
+        style = STYLES[finding.severity]
+        head = f"{MARKS[finding.severity]} {number}. {finding.title}"
+        tag = f"{finding.cause}, {finding.severity}, confidence {finding.confidence:.0%}"
+        console.print(f"[{style}]{_safe(head)}[/{style}]  ({tag})", soft_wrap=True)
+        for line in card(finding):
+            console.print(f"   {_safe(line)}", soft_wrap=True)
+    console.print()
+    if not found.findings:
+        console.print("[bold]Nothing found[/bold] among what could be checked.")
+    if found.checks:
+        console.print(f"Checked, and not found ({len(found.checks)}):")
+        for check in found.checks:
+            console.print(f"  ✓ {check.cause}: {_safe(check.seen)}", soft_wrap=True)
+    if found.skipped:
+        console.print(f"Not checked ({len(found.skipped)}), for want of:")
+        for skip in found.skipped:
+            console.print(f"  - {skip.cause}: {_safe('; '.join(skip.needs))}", soft_wrap=True)
+
+
+def _method(methods: str) -> str:
+    return f" ({methods})" if methods else " (method not known)"
+
+
+def _safe(text: str) -> str:
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "\ufffd" for c in text))
+
+
+def card(finding: Finding) -> Iterator[str]:
+    """The lines of one finding, under its title."""
+    yield finding.verdict
+    if finding.where:
+        yield f"Where: {', '.join(finding.where)}"
+    if finding.explained_by:
+        yield f"Probably follows from {finding.explained_by}."
+    for evidence in finding.evidence:
+        yield f"· {evidence_text(evidence)}"
+    if finding.alternatives:
+        yield f"Could also be: {'; '.join(finding.alternatives)}."
+    for number, action in enumerate(finding.actions, 1):
+        yield f"{number}) {action}"
+    if finding.references:
+        yield f"See {'; '.join(finding.references)}."
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """``KL from the reference 0.31 [0.25, 0.37] nats/token (n = 448), threshold > 0.2 (ours)``."""
+    text = f"{evidence.text} {evidence.value:.3g}"
+    if math.isfinite(evidence.ci_low) and math.isfinite(evidence.ci_high):
+        text += f" [{evidence.ci_low:.3g}, {evidence.ci_high:.3g}]"
+    text += f" {evidence.unit}".rstrip()
+    text += f" (n = {evidence.n})" if evidence.n > 1 else ""
+    return f"{text}; threshold {evidence.threshold} ({evidence.source})"
+
+
+def print_causes(as_json: bool) -> None:
+    """Every cause with its signals and the source of each threshold."""
+    if as_json:
+        print(json.dumps({"causes": [_cause(c) for c in diagnosis.CAUSES]}, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for cause in diagnosis.CAUSES:
+        methods = f" ({', '.join(cause.methods)})" if cause.methods else ""
+        console.print(f"[bold]{cause.id}[/bold]{methods}: {_safe(cause.title)}", soft_wrap=True)
+        for route in cause.routes:
+            conditions = " and ".join(f"{c.text} ({c.source})" for c in route.conditions)
+            console.print(
+                f"  {route.severity} from {SOURCES[route.source]}: {_safe(conditions)}",
+                soft_wrap=True,
+            )
+    console.print()
+    used = {c.signal for cause in diagnosis.CAUSES for r in cause.routes for c in r.conditions}
+    for name in sorted(used):
+        spec = diagnosis.SPECS[name]
+        unit = f", {spec.unit}" if spec.unit else ""
+        console.print(f"  {name}: {_safe(spec.text)}{unit}; from {_safe(spec.enabled_by)}",
+                      soft_wrap=True)  # fmt: skip
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    plain: dict[str, Any] = records.to_jsonable(cause)
+    for route, saved in zip(cause.routes, plain["routes"], strict=True):
+        for condition, row in zip(route.conditions, saved["conditions"], strict=True):
+            row["unit"] = diagnosis.SPECS[condition.signal].unit
+    return plain
