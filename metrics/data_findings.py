@@ -22,6 +22,22 @@ class Threshold:
     warning: float
     error: float
     source: str
+    below: bool = False
+    """it is the low values that are bad"""
+
+    def level(self, value: float, low: float, high: float) -> Level:
+        """What a finding with this value, or interval, is."""
+        sign = -1 if self.below else 1
+        end = high if self.below else low
+        shown = sign * (value if math.isnan(end) else end)
+        if shown < sign * self.warning:
+            return "ok"
+        return "error" if shown >= sign * self.error else "warning"
+
+    def __str__(self) -> str:
+        words = "down to" if self.below else "from"
+        error = f", error {words} {self.error:.3g}" if math.isfinite(self.error) else ""
+        return f"warning {words} {self.warning:.3g}{error} ({self.source})"
 
 
 OURS = "ours"
@@ -41,7 +57,7 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "noise_at_least": Threshold(1e-9, 0.01, OURS),
     "noise_retest": Threshold(0.1, 0.3, OURS),
     "noise_beside_trusted": Threshold(0.1, 0.3, OURS),
-    "noise_at_most": Threshold(0.45, math.inf, OURS),
+    "labels_predicted": Threshold(0.55, -math.inf, "ours; no more than a coin tells", below=True),
     "class_ratio_off": Threshold(1e-9, 4.0, "Ethayarajh et al. 2024, section 4.2; error: ours"),
     "prefix_broken": Threshold(1e-9, 0.01, OURS),
     "template_marks": Threshold(1e-9, 0.01, OURS),
@@ -81,12 +97,8 @@ def finding(
     limits = THRESHOLDS.get(name)
     if limits is None or math.isnan(found.value):
         return found
-    shown = found.value if math.isnan(found.ci_low) else found.ci_low
-    level: Level = "ok"
-    if shown >= limits.warning:
-        level = "error" if shown >= limits.error else "warning"
-    words = f"warning from {limits.warning:.3g}, error from {limits.error:.3g} ({limits.source})"
-    return replace(found, level=level, threshold=words)
+    level = limits.level(found.value, found.ci_low, found.ci_high)
+    return replace(found, level=level, threshold=str(limits))
 
 
 def worst(findings: Sequence[Finding]) -> Level:
