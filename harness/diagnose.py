@@ -64,7 +64,7 @@ def combine(subjects: Sequence[Subject]) -> Diagnosis:
     for subject in subjects:
         for finding in subject.diagnosis.findings:
             found.setdefault(finding.cause, []).append((subject.name, finding))
-    merged = []
+    merged, partly = [], {}
     for places in found.values():
         _, worst = max(places, key=lambda p: (_severity(p[1]), p[1].confidence))
         explained = all(f.explained_by for _, f in places)
@@ -75,10 +75,11 @@ def combine(subjects: Sequence[Subject]) -> Diagnosis:
                 explained_by=worst.explained_by if explained else "",
             )
         )
+        partly[worst.cause] = any(f.explained_by for _, f in places)
     order = {c.id: i for i, c in enumerate(diagnosis.CAUSES)}
     merged.sort(
         key=lambda f: (
-            bool(f.explained_by), -_severity(f), -len(f.where), -f.confidence,
+            bool(f.explained_by), -_severity(f), partly[f.cause], -len(f.where), -f.confidence,
             order.get(f.cause, -1),
         )
     )  # fmt: skip
@@ -100,9 +101,10 @@ def _foreign(target: Path) -> Subject:
     from prefeval.harness import training_log
 
     log = training_log.read(target)
+    method = log.method or ("simpo" if from_log.reference_free(log.train) else "")
     signals = _log_signals(log)
-    found = diagnosis.diagnose(signals, method=log.method)
-    return Subject(target.name, log.method, signals, replace(found, notes=_notes(log)))
+    found = diagnosis.diagnose(signals, method=method)
+    return Subject(target.name, method, signals, replace(found, notes=_notes(log)))
 
 
 def _log_signals(log: TrainingLog) -> dict[str, Signal]:
@@ -264,12 +266,12 @@ class _Reader:
 
 def _answers(row: Mapping[str, Any]) -> list[from_run.Answer]:
     """The answers of a row of ``train_pairs.jsonl`` or ``train_thumbs.jsonl``."""
-    if "example" in row:
-        return [from_run.Answer(*row["example"], row["ref"][0])]
-    return [
-        from_run.Answer(*row[side], ref)
-        for side, ref in zip(("chosen", "rejected"), row["ref"], strict=True)
-    ]
+    sides = ("example",) if "example" in row else ("chosen", "rejected")
+    found = []
+    for side, ref in zip(sides, row["ref"], strict=False):  # a thumb's second is its mismatched one
+        prompt_ids, completion_ids, truncated = row[side]
+        found.append(from_run.Answer(prompt_ids, completion_ids, truncated, ref))
+    return found
 
 
 def _text(turns: Any) -> str:

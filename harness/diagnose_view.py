@@ -23,9 +23,7 @@ SOURCES = {"run": "an evaluated run", "log": "a log"}
 def command(target: Path, *, as_json: bool, fail_on: str) -> int:
     """Diagnose, print, and say by the exit code whether something as grave was found."""
     if fail_on and fail_on not in diagnosis.SEVERITIES:
-        raise PrefevalError(
-            f"unknown --fail-on {fail_on!r}; use {', '.join(diagnosis.SEVERITIES)}"
-        )
+        raise PrefevalError(f"unknown --fail-on {fail_on!r}; use {', '.join(diagnosis.SEVERITIES)}")
     subjects = diagnose.read(target)
     found = diagnose.combine(subjects)
     if as_json:
@@ -71,8 +69,16 @@ def _print(target: Path, subjects: Sequence[diagnose.Subject], found: Diagnosis)
             console.print(f"  ✓ {check.cause}: {_safe(check.seen)}", soft_wrap=True)
     if found.skipped:
         console.print(f"Not checked ({len(found.skipped)}), for want of:")
-        for skip in found.skipped:
-            console.print(f"  - {skip.cause}: {_safe('; '.join(skip.needs))}", soft_wrap=True)
+        for needs, names in _by_need(found).items():
+            console.print(f"  - {_safe(needs)}: {', '.join(names)}", soft_wrap=True)
+
+
+def _by_need(found: Diagnosis) -> dict[str, list[str]]:
+    """Skipped causes by what would make their check possible."""
+    groups: dict[str, list[str]] = {}
+    for skip in found.skipped:
+        groups.setdefault("; ".join(skip.needs), []).append(skip.cause)
+    return groups
 
 
 def _method(methods: str) -> str:

@@ -10,7 +10,7 @@ from prefeval.metrics.diagnosis import (
     optimisation_rules,
     setup_rules,
 )
-from prefeval.metrics.diagnosis.signals import SPECS
+from prefeval.metrics.diagnosis.signals import SPECS as SPECS
 from prefeval.metrics.diagnosis.types import SEVERITIES as SEVERITIES
 from prefeval.metrics.diagnosis.types import Cause, Diagnosis, Signals
 

@@ -47,6 +47,7 @@ def log_signals(
     """
     settings = settings or {}
     log = _Log(train)
+    method = method or ("simpo" if reference_free(train) else "")
     found: dict[str, Signal] = {"logged_rows": Signal(float(len(train)))}
     found |= _numerical(log, method)
     beta = _number(settings.get("beta"))
@@ -59,6 +60,20 @@ def log_signals(
     found |= _kto(log, settings) if method in ("", "kto") else {}
     found |= _own_samples(log, settings, method)
     return found
+
+
+def reference_free(train: pd.DataFrame) -> bool:
+    """Whether rewards are a multiple of log-probabilities: SimPO's and CPO's, without reference."""
+    if not {"reward_chosen", "chosen_logps"} <= set(train):
+        return False
+    rewards, logps = (
+        train[c].to_numpy(dtype=np.float64) for c in ("reward_chosen", "chosen_logps")
+    )
+    good = np.isfinite(rewards) & np.isfinite(logps) & (logps != 0) & (rewards != 0)
+    if good.sum() < 3:
+        return False
+    ratio = rewards[good] / logps[good]
+    return bool(ratio.std() < 1e-3 * abs(ratio.mean()))
 
 
 class _Log:
@@ -103,7 +118,7 @@ def mean(values: Array) -> Signal:
         return Signal(math.nan)
     if n < 3:
         return Signal(float(good.mean()), n=n)
-    half = special.stdtrit(n - 1, 0.975) * good.std(ddof=1) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.975) * good.std(ddof=1) / math.sqrt(n))
     middle = float(good.mean())
     return Signal(middle, middle - half, middle + half, n)
 
@@ -114,7 +129,7 @@ def _difference(late: Array, early: Array) -> Signal:
     value = float(late.mean() - early.mean())
     if n < 3:
         return Signal(value, n=n)
-    half = special.stdtrit(n - 1, 0.975) * late.std(ddof=1) * math.sqrt(1 / n + 1 / m)
+    half = float(special.stdtrit(n - 1, 0.975) * late.std(ddof=1) * math.sqrt(1 / n + 1 / m))
     return Signal(value, value - half, value + half, n)
 
 
@@ -187,8 +202,8 @@ def _inferred_beta(log: _Log, method: str) -> dict[str, Signal]:
     slope, error = min(slopes, key=lambda s: s[1] / s[0])
     if error > 0.3 * slope:
         return {}
-    ends = sorted((1 / max(slope - 2 * error, 1e-9), 1 / (slope + 2 * error)))
-    return {"inferred_beta": Signal(1 / slope, *ends, log.n)}
+    low, high = 1 / (slope + 2 * error), 1 / max(slope - 2 * error, 1e-9)
+    return {"inferred_beta": Signal(1 / slope, low, high, log.n)}
 
 
 def _rewards(log: _Log, method: str) -> dict[str, Signal]:
@@ -257,12 +272,29 @@ def _falls(log: _Log, method: str, beta: float, known: Mapping[str, Signal]) -> 
         found["fall_both"] = lesser
         sizes = [_absolute(found[f"fall_{a}"]) for a in ("chosen", "rejected")]
         found["movement"] = max(sizes, key=lambda s: s.value)
-    if (chosen := log["chosen_logps"]) is not None:
-        rejected = log["rejected_logps"]
-        if rejected is not None and log.n >= 10:
-            gap = np.abs(chosen - rejected) / np.maximum(np.abs(chosen), 1e-9)
-            found["pair_gap"] = mean(gap[: max(10, log.n // 4)])
-    return found
+    return found | _likeness(log, method)
+
+
+def _likeness(log: _Log, method: str) -> dict[str, Signal]:
+    """How alike the two answers of a pair are to the reference: over rows, the correlation and the
+    distance of their log-probabilities before these have moved."""
+    chosen, rejected = log["chosen_logps"], log["rejected_logps"]
+    if chosen is None or rejected is None or method in NO_REFERENCE or log.n < 20:
+        return {}
+    deltas = [log[c] for c in ("delta_chosen", "delta_rejected")]
+    if deltas[0] is not None and deltas[1] is not None:
+        chosen, rejected = chosen - deltas[0], rejected - deltas[1]
+    else:
+        chosen, rejected = (v[: max(20, log.n // 2)] for v in (chosen, rejected))
+    good = np.isfinite(chosen) & np.isfinite(rejected)
+    if good.sum() < 10 or chosen[good].std() == 0 or rejected[good].std() == 0:
+        return {}
+    chosen, rejected = chosen[good], rejected[good]
+    gap = np.abs(chosen - rejected) / np.maximum(np.abs(chosen), 1e-9)
+    return {
+        "pair_gap": mean(gap),
+        "pair_correlation": Signal(float(np.corrcoef(chosen, rejected)[0, 1]), n=len(chosen)),
+    }
 
 
 def _levels(log: _Log, answer: str, method: str, beta: float) -> Levels | None:
@@ -334,8 +366,8 @@ def _noise(log: _Log, accuracy: Array, held_out: Array) -> dict[str, Signal]:
     if len(fresh) < 5 or clean < 0.55:
         return {}
     seen, scale = mean(fresh), 2 * clean - 1
-    ends = sorted(((clean - seen.ci_low) / scale, (clean - seen.ci_high) / scale))
-    return {"label_noise": Signal((clean - seen.value) / scale, *ends, len(fresh))}
+    low, high = (clean - seen.ci_high) / scale, (clean - seen.ci_low) / scale
+    return {"label_noise": Signal((clean - seen.value) / scale, low, high, len(fresh))}
 
 
 # -- thumbs ----------------------------------------------------------------------------------------

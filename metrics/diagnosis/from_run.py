@@ -31,6 +31,8 @@ def metric_signals(results: Sequence[MetricResult]) -> dict[str, Signal]:
             found[f"{name}_share"] = _ratio(found[name], found[f"ref_{name}"])
     if {"top_opener_share", "ref_top_opener_share"} <= have:
         found["opener_rise"] = _less(found["top_opener_share"], found["ref_top_opener_share"])
+    if "win_rate" in have:
+        found["win_rate_half"] = Signal(_half(found["win_rate"]), n=found["win_rate"].n)
     if {"win_rate", "lc_win_rate"} <= have:
         found["length_gain"] = Signal(found["win_rate"].value - found["lc_win_rate"].value)
     if {"win_rate", "true_win_rate"} <= have:

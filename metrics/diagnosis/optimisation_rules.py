@@ -25,7 +25,7 @@ CAUSES: tuple[Cause, ...] = (
         routes=(
             Route("log", (Condition("loss_ratio", above=2.0),), 0.9, "error"),
         ),
-        alternatives=("a loss whose scale changes (IPO on sums), or data of another kind later on",),
+        alternatives=("a loss whose scale changes, or data of another kind later on",),
         actions=(
             "lower the learning rate by 3 to 10 times and warm up over 5 to 10% of the steps",
             "clip gradients at 1; look at the batches where the loss jumps",
@@ -75,9 +75,9 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="low_beta_drift",
         title="beta is too low: the policy has left its reference",
-        verdict="At beta {beta:g} the policy has left its reference (KL {kl_per_token:.2g} nats a token): "
-        "rejected answers lost {fall_rejected:.0%} of their log-probability and chosen ones "
-        "{fall_chosen:.0%}.",
+        verdict="At beta {beta:g} the policy has left its reference (KL {kl_per_token:.2g} "
+        "nats a token): rejected answers lost {fall_rejected:.0%} of their log-probability "
+        "and chosen ones {fall_chosen:.0%}.",
         routes=(
             Route(
                 "run",
@@ -330,13 +330,13 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="near_identical_pairs",
         title="Chosen and rejected answers are nearly the same text",
-        verdict="{near_identical_share:.0%} of pairs share over 90% of their words"
-        " (log-probabilities {pair_gap:.0%} apart): the loss pushes both down together.",
+        verdict="Pairs whose answers share over 90% of their words: {near_identical_share:.0%}; "
+        "distance of their log-probabilities: {pair_gap:.0%}. The loss pushes both down together.",
         routes=(
             Route("run", (Condition("near_identical_share", above=0.3),), 0.9, "warning"),
             Route(
                 "log",
-                (Condition("pair_gap", below=0.03), Condition("logged_rows", above=19)),
+                (Condition("pair_gap", below=0.05), Condition("pair_correlation", above=0.98)),
                 0.6, "warning",
             ),
         ),

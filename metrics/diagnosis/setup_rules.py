@@ -62,8 +62,8 @@ CAUSES: tuple[Cause, ...] = (
         id="wrong_reference",
         title="The reference is not the model that training started from",
         verdict="When training began the policy already differed from its reference "
-        "({reward_start|pair_start:.3g} where it must be 0): the reference is another model, or sees "
-        "another text.",
+        "({reward_start|pair_start:.3g} where it must be 0): the reference is another model, or "
+        "sees another text.",
         routes=(
             Route(
                 "log",

@@ -42,6 +42,8 @@ _LOG = {
     "movement": ("the greater change of the two", "share", "logps/chosen and logps/rejected"),
     "pair_gap": ("distance of chosen and rejected log-probabilities at the start", "share",
                  "logps/chosen and logps/rejected"),
+    "pair_correlation": ("correlation of the two over rows, at the start", "correlation",
+                         "logps/chosen and logps/rejected in 20 rows or more"),
     "accuracy_last": ("training accuracy at the end", "share", "rewards/accuracies in the log"),
     "accuracy_excess": ("distance of training accuracy from one half", "share",
                         "rewards/accuracies in the log"),
