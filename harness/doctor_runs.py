@@ -11,7 +11,7 @@ from prefeval.harness import backends, inputs, judges, models
 from prefeval.harness.patient import Check, Patient, error, ok, skipped, warning
 from prefeval.harness.settings import LAB, SweepConfig
 from prefeval.harness.task import Sizes, Task
-from prefeval.records import Prompt, Sampling
+from prefeval.records import Comparison, Prompt, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -176,19 +176,18 @@ def judge(patient: Patient) -> Check:
         return ok(f"{patient.judge}: a formula over the lab's facts")
     opened = judges.open_judge(patient.judge, device=patient.device, dtype=patient.dtype)
     question, better = patient.prompts[0], patient.examples[0].answer
-    worse = patient.examples[-1].answer + " " + better[: len(better) // 3]
-    (row,) = judges.judge_both_orders(
-        opened, [question], {question.id: better}, {question.id: worse}
-    ).to_dict("records")
-    first, second = row["preference_first"], row["preference_second"]
-    said = f"{opened.name} prefers an example's answer to another question's: "
-    said += f"{first:.2f} shown first, {second:.2f} shown second"
-    if math.isnan(first) or math.isnan(second):
+    worse = f"{patient.examples[-1].answer} {better[: len(better) // 3]}"
+    shown = [Comparison(question, better, worse), Comparison(question, worse, better)]
+    first, second = opened.compare(shown)
+    said = f"{opened.name} on an example's answer against another question's: "
+    if first.preference is None or second.preference is None:
+        replies = " and ".join(repr(v.note) for v in (first, second) if v.preference is None)
         return error(
-            f"{said} (nan: its reply could not be read)",
-            "look at its reply with prefeval judge, or choose another mode of the judge",
+            f"{said}it cannot be read ({replies})",
+            "choose another mode of this judge, or another judge",
         )
-    if first + second < 1:
+    said += f"{first.preference:.2f} shown first, {1 - second.preference:.2f} shown second"
+    if first.preference < second.preference:
         return warning(said, "a judge that prefers a wrong answer may be none: try a few by hand")
     return ok(said)
 

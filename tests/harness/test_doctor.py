@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prefeval.harness import doctor, doctor_runs, lab, models
 from prefeval.harness.doctor_files import memory
 from prefeval.harness.patient import Check, Patient
 from prefeval.minitrainers import lora
-from prefeval.records import Comparison, Verdict
+from prefeval.records import Comparison, PrefevalError, Verdict
 
 WEIGHTS = "model.safetensors"
 Damage = Callable[[Path], None]
@@ -433,8 +434,7 @@ def test_a_judge_is_asked_in_both_orders(
     monkeypatch.setattr("prefeval.harness.judges.open_judge", lambda spec, **_: stand_in)
     check = doctor_runs.judge(patient)
     assert check.level == level
-    if said is not None:
-        assert f"{said:.2f} shown first, {said:.2f} shown second" in check.said
+    assert (f"{said:.2f} shown first, {said:.2f} shown second" if said else "'what?'") in check.said
 
 
 def test_a_judge_or_a_backend_that_is_not_there_is_infrastructure(healthy: lab.Lab) -> None:
@@ -444,3 +444,35 @@ def test_a_judge_or_a_backend_that_is_not_there_is_infrastructure(healthy: lab.L
     assert doctor.exit_code(list(found.values())) == 5
     unknown = examined(healthy.reference, judge="nobody", data=pairs_of(healthy))["judge"]
     assert "unknown judge 'nobody'" in unknown.said
+
+
+@pytest.mark.parametrize("shift", ["0", "0.05"])
+def test_another_engine_must_answer_as_transformers_does(
+    healthy: lab.Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: str
+) -> None:
+    """The stand-in computes the same model, or one that is 0.05 nats a token off."""
+    (tmp_path / "path" / "vllm").mkdir(parents=True)
+    stand_in = Path(__file__).with_name("stand_in_vllm.py")
+    shutil.copy(stand_in, tmp_path / "path" / "vllm" / "__init__.py")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    monkeypatch.setenv("STAND_IN_SHIFT", shift)
+    monkeypatch.setattr("prefeval.harness.backends.versions", lambda spec: {})
+    spec = f"vllm:python={sys.executable}"
+    patient = Patient(
+        str(healthy.reference), data=pairs_of(healthy), backend=spec, max_new_tokens=16
+    )
+    if shift == "0":
+        assert doctor_runs.backend(patient).said.startswith("vllm answers as transformers does")
+    else:
+        with pytest.raises(PrefevalError, match=r"lies 0\.05 nats/token apart"):
+            doctor_runs.backend(patient)
+
+
+@pytest.mark.real
+def test_smollm2_is_well(smollm2: Path, shared: Path) -> None:
+    pairs = shared / "data" / "hh_harmless" / "harmless-base.test.jsonl.gz"
+    found = examined(smollm2, data=str(pairs), max_new_tokens=64)
+    assert set(faults(found)) <= {"answer"}  # that none ends within 64 is possible
+    assert "<|im_start|>user" in found["example"].said
+    n = float(found["likelihood"].said.split()[4])
+    assert 2 < n < 4  # a chat model on people's conversations; a guess costs log 49152 = 10.8
