@@ -22,10 +22,6 @@ from prefeval.records import PrefevalError
 
 Row = dict[str, Any]
 
-STATE = "trainer_state.json"
-# What a folder may hold, in the order in which it is looked for.
-NAMED = ("train.jsonl", "trainer_log.jsonl", "log_history.json", "wandb-history.jsonl")
-SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".log")
 KINDS = (
     "give a trainer_state.json, JSONL, CSV, Parquet, a console's text, or a folder that holds one"
 )
@@ -38,60 +34,16 @@ BARE = re.compile(r"""(?<![\w'"])([-+]?(?:nan|inf|NaN|Infinity))(?![\w'"])""")
 VERL = re.compile(rf"(?:^|\s)([\w/@.-]{{1,120}}):(?:[\w.]{{1,40}}\()?({NUMBER})\)?(?= - |\s*$)")
 
 
+def count(number: int, what: str) -> str:
+    """``count(1, "row")`` is "1 row", ``count(2, "row")`` "2 rows"."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
 class Rows(NamedTuple):
     """The rows of a file, in its order, and what was wrong with it."""
 
     rows: list[Row]
     notes: list[str]
-
-
-def locate(path: Path) -> Path:
-    """The log that a path stands for: itself, or the one that lies in the folder.
-
-    Raises ``PrefevalError`` where there is none, or several and none of a name that is known.
-    """
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise PrefevalError(f"no such file: {path}; {KINDS}")
-    if not path.is_dir():
-        raise PrefevalError(f"{path} is no file and no folder; {KINDS}")
-    if (state := _latest_state(path)) is not None:
-        return state
-    for name in NAMED:
-        if (path / name).is_file():
-            return path / name
-    if trials := sorted(p.parent.name for p in path.glob("trials/*/train.jsonl")):
-        raise PrefevalError(
-            f"{path} is a run of {len(trials)} trials; give one of them, such as "
-            f"{path / 'trials' / trials[0]}"
-        )
-    events = sorted(p for p in path.rglob("*tfevents*") if p.is_file())
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) or events
-    if len(files) == 1:
-        return files[0]
-    if files:
-        names = ", ".join(str(p.relative_to(path)) for p in files[:4])
-        raise PrefevalError(f"{path} holds {len(files)} logs ({names}, ...); give one of them")
-    raise PrefevalError(f"{path} holds no training log; {KINDS}")
-
-
-def _latest_state(folder: Path) -> Path | None:
-    """The folder's own trainer_state.json or its checkpoints', whichever went furthest."""
-    states = [
-        (int(step[0]), p)
-        for p in folder.glob(f"checkpoint-*/{STATE}")
-        if (step := re.findall(r"\d+$", p.parent.name))
-    ]
-    latest = max(states, default=None)
-    own = folder / STATE
-    if not own.is_file():
-        return latest[1] if latest else None
-    try:
-        reached = int(json.loads(own.read_text(encoding="utf-8"))["global_step"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return latest[1] if latest else own  # the checkpoint's may be whole
-    return latest[1] if latest and latest[0] > reached else own
 
 
 def read_rows(path: Path) -> Rows:
@@ -181,7 +133,7 @@ def _json(path: Path, text: str, notes: list[str]) -> list[Row] | None:
         start = 0 if text[0] == "[" else _history(text)
         if start is None or not (rows := list(_items(text, start + 1))):
             return None
-        notes.append(f"{path.name} is cut short: its {len(rows)} whole rows were read")
+        notes.append(f"{path.name} is cut short: {count(len(rows), 'whole row')} of it read")
         return rows
     if isinstance(document, dict) and isinstance(document.get("log_history"), list):
         document = document["log_history"]
@@ -193,7 +145,7 @@ def _json(path: Path, text: str, notes: list[str]) -> list[Row] | None:
         return [document]
     rows = [row for row in document if isinstance(row, dict)] if document else []
     if len(rows) < len(document):
-        notes.append(f"{len(document) - len(rows)} items are no rows and were left out")
+        notes.append(f"left out: {count(len(document) - len(rows), 'item')} that is no row")
     return rows
 
 
@@ -240,7 +192,7 @@ def _lines(text: str, notes: list[str]) -> Iterator[Row]:
             else:
                 damaged += 1
     if damaged:
-        notes.append(f"{damaged} lines could not be read and were left out")
+        notes.append(f"left out: {count(damaged, 'line')} that could not be read")
 
 
 def _row_of(line: str) -> Row | None:
@@ -289,7 +241,8 @@ def _csv(path: Path, text: str, notes: list[str]) -> list[Row]:
     _require_one_run(path, names)
     whole = [row for row in table[1:] if len(row) == len(names)]
     if len(whole) < len(table) - 1:
-        notes.append(f"{len(table) - 1 - len(whole)} lines have too few or too many cells")
+        damaged = count(len(table) - 1 - len(whole), "line")
+        notes.append(f"left out: {damaged} with too few or too many cells")
     return [
         {n: cell for n, cell in zip(names, row, strict=True) if n and cell.strip()} for row in whole
     ]

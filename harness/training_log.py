@@ -1,7 +1,7 @@
 """The training log of any trainer as two frames of prefeval's columns.
 
-What a file is and how damaged, `log_files` knows; what its names mean, `log_keys`; what the run was
-started with, `log_settings`. Here rows become steps: two runs in one file are told from a run that
+`log_folders` finds the file, `log_files` reads its rows, `log_keys` knows its names, `log_settings`
+what the run was started with. Here rows become steps: two runs in one file are told from a run that
 was resumed, evaluations from training, and whatever had to be decided is said in a note.
 """
 
@@ -15,7 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefeval.harness import log_files, log_keys, log_settings
+from prefeval.harness import log_files, log_folders, log_keys, log_settings
+from prefeval.harness.log_files import count
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def read(path: Path) -> TrainingLog:
 
     Raises ``PrefevalError`` where there is no log, it cannot be read, or no name in it is known.
     """
-    file = log_files.locate(Path(path).expanduser())
+    file = log_folders.locate(Path(path).expanduser())
     rows, notes = log_files.read_rows(file)
     _drop_summaries(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -153,7 +154,7 @@ def _entries(
     )
     if unknown:
         counts = ", ".join(f"{column} {n}" for column, n in unknown.items())
-        notes.append(f"{unknown.total()} values are NaN or infinite and were kept ({counts})")
+        notes.append(f"kept: {count(unknown.total(), 'value')} that is NaN or infinite ({counts})")
     return entries
 
 
@@ -165,7 +166,7 @@ def _one_run(entries: list[_Entry], notes: list[str]) -> list[_Entry]:
     without = sum(e.step is None for e in entries)
     if without < len(entries):
         if without:
-            notes.append(f"{without} rows have no step and were left out")
+            notes.append(f"left out: {count(without, 'row')} without a step")
         entries = [e for e in entries if e.step is not None]
         return _last_run(entries, [float(e.step or 0) for e in entries], notes)
     if all("epoch" in e.values for e in entries):
@@ -214,11 +215,12 @@ def _last_run(entries: list[_Entry], clock: Sequence[float], notes: list[str]) -
         return entries
     if runs > 1:
         notes.append(
-            f"{runs} runs in one file: the last is read and {left_out} rows before it are left "
+            f"{runs} runs in one file: the last is read, {count(left_out, 'row')} before it left "
             "out; to read another, save its lines as a file of their own"
         )
     if again:
-        notes.append(f"the run was resumed: {again} rows of steps taken again were left out")
+        taken = count(again, "row")
+        notes.append(f"the run was resumed: left out are {taken} of steps that were taken again")
     return [entries[i] for i in kept]
 
 
@@ -236,7 +238,7 @@ def _frame(entries: Sequence[_Entry], kind: str, notes: list[str]) -> pd.DataFra
             twice.add(step)
         values |= e.values
     if twice:
-        notes.append(f"{len(twice)} {kind}steps come twice: the last of each is read")
+        notes.append(f"logged twice: {count(len(twice), f'{kind}step')}; the last of each is read")
     order = sorted(steps)
     has = {column for values in steps.values() for column in values}
     frame = {"step": np.array(order, dtype=np.float64)}

@@ -474,7 +474,7 @@ def test_damaged_lines_amid_a_log_are_counted(tmp_path: Path) -> None:
     lines[2] = lines[2][:20]
     log = training_log.read(put(tmp_path / "log.jsonl", "\n".join(lines) + "\n"))
     assert log.train["step"].tolist() == [1, 2, 4, 5]
-    assert log.notes == ("1 lines could not be read and were left out",)
+    assert log.notes == ("left out: 1 line that could not be read",)
 
 
 @pytest.mark.parametrize("shown", ["NaN", "Infinity", "'nan'", "nan", "-inf", '"inf"'])
@@ -484,7 +484,7 @@ def test_nan_and_infinity_are_kept_and_counted(shown: str, tmp_path: Path) -> No
     assert log.train["loss"][0] == 0.5
     assert not math.isfinite(log.train["loss"][1])
     assert math.isnan(log.train["loss"][1]) == ("nan" in shown.lower())
-    assert log.notes == ("1 values are NaN or infinite and were kept (loss 1)",)
+    assert log.notes == ("kept: 1 value that is NaN or infinite (loss 1)",)
 
 
 def test_a_null_is_no_value(tmp_path: Path) -> None:
@@ -506,7 +506,7 @@ def test_rows_without_steps_are_numbered(tmp_path: Path) -> None:
 def test_a_row_without_a_step_among_others_is_left_out(tmp_path: Path) -> None:
     log = training_log.read(write_jsonl(tmp_path / "log.jsonl", [*RUN, {"loss": 99.0}]))
     pd.testing.assert_frame_equal(log.train, EXPECTED)
-    assert log.notes == ("1 rows have no step and were left out",)
+    assert log.notes == ("left out: 1 row without a step",)
 
 
 def test_unordered_steps_are_sorted(tmp_path: Path) -> None:
@@ -543,14 +543,14 @@ def test_a_resumed_run_whose_steps_overlap_is_one(tmp_path: Path) -> None:
     assert log.train["step"].tolist() == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(log.train["loss"], [0.7 - 0.001 * s for s in range(1, 7)])
     assert log.evals.empty  # it was measured on weights that were trained anew
-    assert log.notes == ("the run was resumed: 3 rows of steps taken again were left out",)
+    assert log.notes == ("the run was resumed: left out are 3 rows of steps that were taken again",)
 
 
 def test_of_a_step_that_comes_twice_the_last_is_read(tmp_path: Path) -> None:
     rows = [{"step": 1, "loss": 5.0}, {"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0}]
     log = training_log.read(write_jsonl(tmp_path / "log.jsonl", rows))
     assert log.train["loss"].tolist() == [4, 3]
-    assert log.notes == ("1 steps come twice: the last of each is read",)
+    assert log.notes == ("logged twice: 1 step; the last of each is read",)
 
 
 def test_parts_of_one_step_are_one_row_without_a_note(tmp_path: Path) -> None:
@@ -612,7 +612,7 @@ def test_folders_without_one_log_are_refused(tmp_path: Path) -> None:
     trial = tmp_path / "run/trials/dpo-b0.1"
     trial.mkdir(parents=True)
     write_jsonl(trial / "train.jsonl", RUN)
-    with pytest.raises(PrefevalError, match=r"1 trials.*dpo-b0\.1"):
+    with pytest.raises(PrefevalError, match=r"1 trial;.*dpo-b0\.1"):
         training_log.read(tmp_path / "run")
 
 
