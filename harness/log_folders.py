@@ -37,7 +37,9 @@ def locate(path: Path) -> Path:
             f"{path / 'trials' / trials[0]}"
         )
     events = sorted(p for p in path.rglob("*tfevents*") if p.is_file())
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) or events
+    files = (
+        sorted(p for p in path.glob("*") if p.suffix.lower() in SUFFIXES and p.is_file()) or events
+    )
     if len(files) == 1:
         return files[0]
     if files:

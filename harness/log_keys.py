@@ -153,8 +153,8 @@ NOT_READ = (
     "runtime", "train_runtime", "train_loss_final", "samples_per_second", "steps_per_second",
     "tokens_per_second", "step_time", "total_flos", "flops", "sft_flops", "seconds", "timestamp",
     "wandb_runtime", "wandb_timestamp", "peak_memory_mb", "memory*", "time*", "timing*", "perf*",
-    "examples_per_second", "eps", "global_seqlen*", "mfu*", "num_turns*", "val_core*", "val_aux*", "predict_loss",
-    "num_examples", "vram_allocated", "vram_reserved", "message", "type", "name",
+    "examples_per_second", "eps", "global_seqlen*", "mfu*", "num_turns*", "val_core*", "val_aux*",
+    "predict_loss", "num_examples", "vram_allocated", "vram_reserved", "message", "type", "name",
 )  # fmt: skip
 
 # A plain "kl" beside one of these is a mean over tokens: TRL's GRPO and RLOO, OpenRLHF's PPO.

@@ -85,7 +85,7 @@ def _files(folder: Path) -> Iterator[Path]:
         "trainer_state.json",
     )  # fmt: skip
     seen: set[Path] = set()
-    only = [p for p in folder.iterdir() if p.suffix in (".yaml", ".yml")]
+    only = [*folder.glob("*.yaml"), *folder.glob("*.yml")]
     for paths in (*map(folder.glob, patterns), only if len(only) == 1 else ()):
         for path in sorted(paths):
             if path not in seen and path.is_file() and path.stat().st_size <= LARGEST:
