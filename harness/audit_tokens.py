@@ -101,14 +101,13 @@ def _lengths(rows: np.ndarray, names: Sequence[str], max_length: int) -> list[Fi
     n = rows.shape[1]
     shares = (
         ("prompt_too_long", (rows[:, :, 0] >= max_length).any(axis=0),
-         "of rows have no room for an answer within --max-length"),
+         "of rows have no room for an answer within {} tokens"),
         ("truncated", (over > 0).any(axis=0), "of rows have an answer cut by --max-length"),
         ("end_token_cut", ((over == 1) & (rows[:, :, 0] < max_length)).any(axis=0),
          "of rows would lose the end token alone (prefeval cuts a token more there)"),
     )  # fmt: skip
-    says = f"{{}} {max_length}"
     return found + [
-        finding("tokens", name, float(flags.mean()), says.format(words), n=n)
+        finding("tokens", name, float(flags.mean()), words.format(max_length), n=n)
         for name, flags, words in shares
     ]
 

@@ -69,7 +69,10 @@ def audit(
         ),
     ]  # fmt: skip
     found = (*_prompts(frame), *_copies(frame, groups, labels), *_marks(frame), *measured)
-    return Audit((*found, *data_content.behaviour(some), *noise, *foretold), doubted)
+    return Audit(
+        (*found, *data_content.style(some), *data_content.behaviour(some), *noise, *foretold),
+        doubted,
+    )
 
 
 def _prompts(frame: pd.DataFrame) -> list[Finding]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from prefeval.metrics import data_text, stats
+from prefeval.metrics import data_features, data_text, stats
 from prefeval.metrics.data_findings import Finding, finding
-from prefeval.metrics.data_rows import clusters_of
+from prefeval.metrics.data_rows import clusters_of, labels_of
 from prefeval.metrics.stats import Estimate
 
 NEAR_IDENTICAL, LOW_CONTRAST = 0.9, 0.7  # similarity in words
+FEW_MARKED = 20  # answers, below which nothing is said of a mark of style
 MOST_RATIO = 4 / 3
 """KTO's ratio of liked to disliked answers, weighted, lies between 1 and this (Ethayarajh et al.
 2024, section 4.2); the weights are those of ``minitrainers.kto.suggest_weights``."""
@@ -74,6 +75,25 @@ def classes(frame: pd.DataFrame) -> list[Finding]:
     times = float(length[liked].mean() / length[~liked].mean())
     says = "characters of liked answers over those of disliked ones"
     return [*found, finding("length", "length_ratio", times, says, n=len(frame), unit="times")]
+
+
+def style(frame: pd.DataFrame) -> list[Finding]:
+    """Which marks of style the preferred answers have more of, where enough answers have any."""
+    pairs, labels, clusters = "chosen" in frame, labels_of(frame), clusters_of(frame)
+    counts = (data_features.of_pairs if pairs else data_features.of_thumbs)(frame, words=False)
+    found = []
+    for mark, more in zip(data_features.MARKS, counts.style.T, strict=True):
+        differ = more != 0
+        if differ.sum() < FEW_MARKED:
+            continue
+        if pairs:
+            share = stats.proportion(more[differ] > 0, clusters[differ])
+            says = f"of pairs whose answers differ in {mark} prefer the one with more"
+        else:
+            share = stats.proportion(labels[differ] > 0, clusters[differ])
+            says = f"of answers with {mark} are liked, and {(labels > 0).mean():.0%} of all"
+        found.append(finding("style", f"more_{mark}", share, says))
+    return found
 
 
 def behaviour(frame: pd.DataFrame) -> list[Finding]:

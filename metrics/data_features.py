@@ -22,7 +22,7 @@ HEDGES = re.compile(
 BUCKETS = 1 << 13  # of hashed words and pairs of words
 WORDS_NORM = 3.0
 """Root mean square of a row's words beside each dense feature's 1: how much words may weigh."""
-STYLE = (*Style._fields, "code", "hedges", "refuses")
+MARKS = (*Style._fields, "code", "hedges", "refusals")
 
 
 class Features(NamedTuple):
@@ -31,7 +31,7 @@ class Features(NamedTuple):
     length: Array
     """(n, 2) log(1 + characters), log(1 + words)"""
     style: Array
-    """(n, 6) log(1 + count) of ``STYLE``, a refusal counting 1"""
+    """(n, 6) log(1 + count) of ``MARKS``, a refusal counting 1"""
     words: Any
     """(n, BUCKETS) sparse: log(1 + count) of words and of two in a row, each answer of norm 1"""
 
@@ -51,15 +51,16 @@ def hedges(text: str) -> int:
     return len(HEDGES.findall(text.casefold()))
 
 
-def features_of(texts: Sequence[str], refuses: Sequence[bool]) -> Features:
-    """The features of answers; ``refuses`` says which of them refuse."""
+def features_of(texts: Sequence[str], refuses: Sequence[bool], *, words: bool = True) -> Features:
+    """The features of answers; ``refuses`` says which of them refuse. Without ``words`` that block
+    is empty."""
     length = [(len(text), len(text.split())) for text in texts]
     style = [
         (*style_of(text), len(CODE.findall(text)), hedges(text), int(no))
         for text, no in zip(texts, refuses, strict=True)
     ]
     rows, columns, values = [], [], []
-    for row, text in enumerate(texts):
+    for row, text in enumerate(texts if words else []):
         single = data_text.word_hashes(text)
         both = np.concatenate([single, data_text.runs(single, 2)]) % np.uint64(BUCKETS)
         bucket, count = np.unique(both.astype(np.int64), return_counts=True)
@@ -77,18 +78,19 @@ def features_of(texts: Sequence[str], refuses: Sequence[bool]) -> Features:
     )
 
 
-def of_pairs(frame: pd.DataFrame) -> Features:
+def of_pairs(frame: pd.DataFrame, *, words: bool = True) -> Features:
     """Chosen less rejected, of a frame of pairs (see ``data_audit``)."""
-    sides = (
-        features_of(list(frame[s]), list(frame[f"{s}_refuses"])) for s in ("chosen", "rejected")
-    )
-    chosen, rejected = sides
+    chosen, rejected = (_side(frame, name, words) for name in ("chosen", "rejected"))
     return chosen.minus(rejected)
 
 
-def of_thumbs(frame: pd.DataFrame) -> Features:
+def of_thumbs(frame: pd.DataFrame, *, words: bool = True) -> Features:
     """Of the answers of a frame of thumbs."""
-    return features_of(list(frame["completion"]), list(frame["completion_refuses"]))
+    return _side(frame, "completion", words)
+
+
+def _side(frame: pd.DataFrame, name: str, words: bool) -> Features:
+    return features_of(list(frame[name]), list(frame[f"{name}_refuses"]), words=words)
 
 
 def design(features: Features, blocks: Sequence[str], *, centred: bool) -> Any:

@@ -63,6 +63,10 @@ THRESHOLDS: Mapping[str, Threshold] = {
     "template_marks": Threshold(1e-9, 0.01, OURS),
     "truncated": Threshold(0.01, 0.2, OURS),
     "prompt_too_long": Threshold(1e-9, 0.05, OURS),
+    "not_rendered": Threshold(1e-9, 0.05, OURS),
+    "special_tokens": Threshold(1e-9, 0.01, OURS),
+    "chosen_in_range": Threshold(0.5, -math.inf, OURS, below=True),
+    "pairs_in_range": Threshold(0.5, -math.inf, OURS, below=True),
 }
 
 

@@ -42,7 +42,9 @@ def normalised(text: str) -> str:
 
 def word_hashes(text: str) -> Hashes:
     """A hash of each word of ``text``, the same on any machine: (words,)."""
-    return np.fromiter((zlib.crc32(w.encode()) for w in words(text)), dtype=np.uint64)
+    return np.fromiter(
+        (zlib.crc32(w.encode(errors="surrogatepass")) for w in words(text)), dtype=np.uint64
+    )
 
 
 def runs(hashes: Hashes, n: int) -> Hashes:

@@ -29,6 +29,8 @@ from prefeval.reports import summary, verdict
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
+HARMLESS = Path("hh_harmless", "harmless-base.test.jsonl.gz")
+DEMO = Path("preference_pairs")
 DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
 COLUMNS = {
     "beta": ("β", "{:g}"),
@@ -103,6 +105,13 @@ def printed(*command: str) -> str:
     return subprocess.run(run, check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
 
 
+def audit(file: Path) -> str:
+    """What ``prefeval audit`` prints of a file."""
+    command = [sys.executable, "-m", "prefeval", "audit", file.name]
+    run = subprocess.run(command, cwd=file.parent, text=True, stdout=subprocess.PIPE)
+    return f"```\n{run.stdout.strip()}\n```"
+
+
 def beside_trl(trl_ppo: str) -> str:
     """The main columns of benchmarks/trainers.py; this environment has the other TRL."""
     table = printed("benchmarks/trainers.py", "--repeats", "2", "--trl-ppo", trl_ppo)
@@ -149,6 +158,11 @@ def main() -> None:
     parser.add_argument("--suites", help="folder with ifeval/ and xstest/: also public harnesses'")
     parser.add_argument("--strmatch", help="XSTest's classify_completions_strmatch.py, for it")
     parser.add_argument("--vllm", help="interpreter with vLLM: also docs/backends.md")
+    parser.add_argument(
+        "--preferences",
+        type=Path,
+        help="folder with hh_harmless/ and preference_pairs/: also docs/audit.md",
+    )
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=24, help="of the real run")
     options = parser.parse_args()
@@ -175,6 +189,13 @@ def main() -> None:
         blocks["study-controller"] = partial(printed, "scripts/study.py", "controller")
         blocks["study-exploration"] = partial(printed, "scripts/study.py", "exploration")
         blocks["study-length"] = partial(printed, "scripts/study_length.py", "--seeds", "4")
+    if options.preferences:
+        blocks["audit"] = lambda: audit(options.preferences / HARMLESS)
+        files = {"harmless-base": HARMLESS, "dpo-demo": DEMO / "dpo_en_demo.json"}
+        files["kto-demo"] = DEMO / "kto_en_demo.json"
+        given = [f"{name}={options.preferences / file}" for name, file in files.items()]
+        study = ("scripts/study_audit.py", "--seeds", "20", "--lab", "--data", *given)
+        blocks["study-audit"] = partial(printed, *study)
     if options.xstest:
         blocks["xstest"] = partial(printed, "scripts/xstest.py", "--data", options.xstest)
     if options.suites:

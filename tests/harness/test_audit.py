@@ -77,7 +77,7 @@ def test_a_file_without_errors_exits_with_0(
     for row in found[::2]:
         row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
     code, out, _ = run(capsys, write(tmp_path / "pairs.jsonl", found), "--json")
-    assert (code, json.loads(out)["level"]) == (0, "warning")
+    assert (code, json.loads(out)["level"]) == (0, "ok")
 
 
 def test_the_command_to_run_next_has_a_grid_that_sweep_reads(tmp_path: Path) -> None:

@@ -199,6 +199,21 @@ def test_refusals_are_taught_where_shown(chosen: int, rejected: int, lesson: str
     assert "teaches_calls" not in known
 
 
+def test_marks_of_style_are_counted_where_answers_differ_in_them() -> None:
+    frame = pairs(60)
+    frame["cluster"] = frame["id"]
+    frame.loc[:24, "chosen"] += " **bold** words"
+    frame.loc[20:34, "rejected"] += " **bold** words"  # 20 to 24 have it on both sides
+    frame.loc[:9, "chosen"] += "\n# heading"
+    known = {f.name: f for f in data_content.style(frame)}
+    assert set(known) == {"more_bold"}  # 10 headings are too few
+    assert (known["more_bold"].value, known["more_bold"].n) == (20 / 30, 30)
+    single = thumbs(60)
+    single.loc[10:39, "completion"] += " **bold** words"  # 0 to 29 are liked
+    known = {f.name: f for f in data_content.style(single)}
+    assert (known["more_bold"].value, known["more_bold"].n) == (20 / 30, 30)
+
+
 def test_a_large_files_estimates_may_rest_on_some_of_its_rows() -> None:
     frame = pairs(200)
     known = found(pd.concat([frame, frame.iloc[:50]]), some=frame.iloc[:100])
