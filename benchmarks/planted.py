@@ -61,7 +61,9 @@ class Case:
 def swap(rows: Rows, case: Case, draw: random.Random) -> Rows:
     """Chosen and rejected changed places in a share of the pairs."""
     return [
-        {**r, "chosen": r["rejected"], "rejected": r["chosen"]} if draw.random() < case.strength else r
+        {**r, "chosen": r["rejected"], "rejected": r["chosen"]}
+        if draw.random() < case.strength
+        else r
         for r in rows
     ]
 
@@ -200,7 +202,7 @@ def prepare_base(world: str, labels: str, out: Path, prompts: int) -> Path:
         return folder
     config = SweepConfig(
         methods=tuple(LAB_TRAINING),
-        betas={m: (0.1,) for m in LAB_TRAINING},
+        betas=dict.fromkeys(LAB_TRAINING, (0.1,)),
         lab=ReferenceConfig(**WORLDS[world]),
         lab_data=DataConfig(**LABELS[labels]),
         sizes=Sizes(diverse_prompts=16, diverse_samples=6, self_play=1, held_out_pairs=384),

@@ -40,11 +40,11 @@ def _healthy(world: str) -> Iterator[Case]:
         yield _case(world, "", f"short{beta}", "dpo", beta, seed=seed, settings=short)
         yield _case(world, "", f"lr{beta}", "dpo", beta, seed=seed, settings=lower)
     for batch, seed in itertools.product((16, 64), range(2)):
-        yield _case(world, "", f"batch{batch}", "dpo", 0.2, seed=seed,
-                    settings={"batch_size": batch})
+        yield _case(
+            world, "", f"batch{batch}", "dpo", 0.2, seed=seed, settings={"batch_size": batch}
+        )
     for seed in range(3):
-        yield _case(world, "", "smooth", "dpo", 0.15, seed=seed,
-                    settings={"label_smoothing": 0.1})
+        yield _case(world, "", "smooth", "dpo", 0.15, seed=seed, settings={"label_smoothing": 0.1})
         yield _case(world, "", "long", "dpo", 0.3, seed=seed, settings={"epochs": 2})
     for beta, seed in itertools.product((0.1, 0.2, 0.3), range(4)):
         yield _case(world, "", f"b{beta}", "ipo", beta, seed=seed)
@@ -68,15 +68,24 @@ def _setup(world: str) -> Iterator[Case]:
     for beta in (0.05, 0.1, 0.3):
         yield _case(world, "policy_is_reference", f"b{beta}", "dpo", beta, plant="own_reference")
     for scale in (0.02, 0.05, 0.1, 0.3):
-        yield _case(world, "wrong_reference", f"{scale}", "dpo", 0.1, plant="shaken_reference",
-                    strength=scale)
+        yield _case(
+            world,
+            "wrong_reference",
+            f"{scale}",
+            "dpo",
+            0.1,
+            plant="shaken_reference",
+            strength=scale,
+        )
     for share in (0.1, 0.3, 1.0):
-        yield _case(world, "bos_eos_broken", f"end{share}", "dpo", 0.1, plant="no_end",
-                    strength=share)
+        yield _case(
+            world, "bos_eos_broken", f"end{share}", "dpo", 0.1, plant="no_end", strength=share
+        )
     yield _case(world, "bos_eos_broken", "bos", "dpo", 0.1, plant="double_bos")
     for length in (8, 14, 24):
-        yield _case(world, "truncated_pairs", f"{length}", "dpo", 0.1, plant="cut_off",
-                    strength=length)
+        yield _case(
+            world, "truncated_pairs", f"{length}", "dpo", 0.1, plant="cut_off", strength=length
+        )
     for method in ("dpo", "ipo"):
         yield _case(world, "template_mismatch", "bare", method, 0.1, plant="bare")
     for beta in (0.1, 0.3):
@@ -91,61 +100,128 @@ def _optimisation(world: str) -> Iterator[Case]:
         yield _case(world, "high_beta", f"b{beta}", method, beta)
     for method, beta in (("dpo", 0.002), ("dpo", 0.01), ("dpo", 0.03), ("ipo", 0.005),
                          ("kto", 0.01)):  # fmt: skip
-        yield _case(world, "low_beta_drift", f"b{beta}", method, beta,
-                    accepted=("low_beta_drift", "logprob_collapse"), settings={"epochs": 2})
+        yield _case(
+            world,
+            "low_beta_drift",
+            f"b{beta}",
+            method,
+            beta,
+            accepted=("low_beta_drift", "logprob_collapse"),
+            settings={"epochs": 2},
+        )
     for method, lr in (("dpo", 1.4e-3), ("dpo", 2e-3), ("dpo", 3e-3), ("ipo", 2e-3)):
         yield _case(world, "logprob_collapse", f"lr{lr}", method, 0.1, settings={"lr": lr})
     for lr in (0.02, 0.05):
-        yield _case(world, "diverged", f"lr{lr}", "dpo", 0.3, settings={"lr": lr},
-                    accepted=("diverged", "logprob_collapse", "nan"))
+        yield _case(
+            world,
+            "diverged",
+            f"lr{lr}",
+            "dpo",
+            0.3,
+            settings={"lr": lr},
+            accepted=("diverged", "logprob_collapse", "nan"),
+        )
     for method, share in (("dpo", 1.0), ("dpo", 0.9), ("ipo", 1.0), ("simpo", 1.0)):
         beta = 2.0 if method == "simpo" else 0.1
-        yield _case(world, "inverted_labels", f"{share}", method, beta, plant="swap",
-                    strength=share)
+        yield _case(
+            world, "inverted_labels", f"{share}", method, beta, plant="swap", strength=share
+        )
     for method, share in (("dpo", 0.2), ("dpo", 0.3), ("dpo", 0.4), ("ipo", 0.4)):
         yield _case(world, "noisy_labels", f"{share}", method, 0.1, plant="swap", strength=share)
     for count, epochs in ((150, 16), (300, 8), (600, 5)):
-        yield _case(world, "overfit", f"{count}", "dpo", 0.2, plant="few", strength=count,
-                    settings={"epochs": epochs})
+        yield _case(
+            world,
+            "overfit",
+            f"{count}",
+            "dpo",
+            0.2,
+            plant="few",
+            strength=count,
+            settings={"epochs": epochs},
+        )
     for method in ("dpo", "ipo", "simpo"):
         beta = 2.0 if method == "simpo" else 0.1
         yield _case(world, "stale_pairs", "teacher", method, beta, labels="teacher")
     for method, share in (("dpo", 1.0), ("dpo", 0.6), ("ipo", 1.0)):
-        yield _case(world, "near_identical_pairs", f"{share}", method, 0.1, plant="near",
-                    strength=share)
+        yield _case(
+            world, "near_identical_pairs", f"{share}", method, 0.1, plant="near", strength=share
+        )
     for lr in (6e-4, 1e-3, 2e-3):
-        yield _case(world, "no_anchor_drift", f"lr{lr}", "simpo", 2.0,
-                    settings={"lr": lr, "epochs": 2},
-                    accepted=("no_anchor_drift", "logprob_collapse"))
+        yield _case(
+            world,
+            "no_anchor_drift",
+            f"lr{lr}",
+            "simpo",
+            2.0,
+            settings={"lr": lr, "epochs": 2},
+            accepted=("no_anchor_drift", "logprob_collapse"),
+        )
     for share in (0.1, 0.25, -0.1, -0.25):
-        yield _case(world, "kto_imbalance", f"{share}", "kto", 0.3, plant="imbalance",
-                    strength=share, settings={"lr": 1.5e-4})
+        yield _case(
+            world,
+            "kto_imbalance",
+            f"{share}",
+            "kto",
+            0.3,
+            plant="imbalance",
+            strength=share,
+            settings={"lr": 1.5e-4},
+        )
 
 
 def _online(world: str) -> Iterator[Case]:
     for lr in (1e-3, 2e-3):
-        yield _case(world, "ppo_kl_runaway", f"lr{lr}", "ppo", 0.001, settings={"lr": lr},
-                    accepted=("ppo_kl_runaway", "entropy_collapse"))
+        yield _case(
+            world,
+            "ppo_kl_runaway",
+            f"lr{lr}",
+            "ppo",
+            0.001,
+            settings={"lr": lr},
+            accepted=("ppo_kl_runaway", "entropy_collapse"),
+        )
     for lr in (0.0, 0.3):
-        yield _case(world, "ppo_value_failing", f"value{lr}", "ppo", 0.1,
-                    settings={"value_lr": lr})
+        yield _case(world, "ppo_value_failing", f"value{lr}", "ppo", 0.1, settings={"value_lr": lr})
     for lr in (1e-3, 2e-3):
-        yield _case(world, "entropy_collapse", f"lr{lr}", "grpo", 0.0, settings={"lr": lr},
-                    accepted=("entropy_collapse", "ppo_kl_runaway"))
+        yield _case(
+            world,
+            "entropy_collapse",
+            f"lr{lr}",
+            "grpo",
+            0.0,
+            settings={"lr": lr},
+            accepted=("entropy_collapse", "ppo_kl_runaway"),
+        )
 
 
 def _behaviour(world: str) -> Iterator[Case]:
     for method, beta in (("dpo", 0.1), ("dpo", 0.2), ("ipo", 0.1), ("simpo", 2.0)):
-        yield _case(world, "length_exploited", f"b{beta}", method, beta, labels="long",
-                    accepted=("length_exploited", "judge_overoptimised"))
+        yield _case(
+            world,
+            "length_exploited",
+            f"b{beta}",
+            method,
+            beta,
+            labels="long",
+            accepted=("length_exploited", "judge_overoptimised"),
+        )
     for share in (1.0, 0.7):
-        yield _case(world, "mode_collapse", f"{share}", "dpo", 0.1, plant="opener",
-                    strength=share, settings={"epochs": 2})
+        yield _case(
+            world,
+            "mode_collapse",
+            f"{share}",
+            "dpo",
+            0.1,
+            plant="opener",
+            strength=share,
+            settings={"epochs": 2},
+        )
     for family, cause in (("json", "format_unlearned"), ("tool", "tool_use_unlearned"),
                           ("refusal", "refusal_unlearned")):  # fmt: skip
         for share in (0.03, 0.08):
-            yield _case(world, cause, f"{share}", "dpo", 0.1, plant=f"against_{family}",
-                        strength=share)
+            yield _case(
+                world, cause, f"{share}", "dpo", 0.1, plant=f"against_{family}", strength=share
+            )
 
 
 def _others(world: str) -> Iterator[Case]:
@@ -153,17 +229,64 @@ def _others(world: str) -> Iterator[Case]:
         yield _case(world, "judge_too_noisy", f"{bias}", "dpo", 0.2, plant="coin", strength=bias)
     yield _case(world, "suite_too_small", "16", "dpo", 0.2, prompts=16)
     for share in (1.0, 0.5):
-        yield _case(world, "unknown", f"prompts{share}", "dpo", 0.1, plant="other_prompts",
-                    strength=share, accepted=("unknown", *DAMAGE))
+        yield _case(
+            world,
+            "unknown",
+            f"prompts{share}",
+            "dpo",
+            0.1,
+            plant="other_prompts",
+            strength=share,
+            accepted=("unknown", *DAMAGE),
+        )
     for scale in (0.1, 0.3):
-        yield _case(world, "unknown", f"shaken{scale}", "dpo", 0.2, plant="shaken_weights",
-                    strength=scale, accepted=("unknown", *DAMAGE))
-    yield _case(world, "compound", "swap-low", "dpo", 0.01, plant="swap",
-                accepted=("inverted_labels", "low_beta_drift"))
-    yield _case(world, "compound", "noise-lr", "dpo", 0.1, plant="swap", strength=0.3,
-                settings={"lr": 2e-3}, accepted=("noisy_labels", "logprob_collapse"))
-    yield _case(world, "compound", "long-low", "dpo", 0.01, labels="long",
-                settings={"epochs": 2},
-                accepted=("low_beta_drift", "length_exploited", "logprob_collapse"))
-    yield _case(world, "compound", "bos-lr", "dpo", 0.1, plant="double_bos",
-                settings={"lr": 2e-3}, accepted=("bos_eos_broken", "logprob_collapse"))
+        yield _case(
+            world,
+            "unknown",
+            f"shaken{scale}",
+            "dpo",
+            0.2,
+            plant="shaken_weights",
+            strength=scale,
+            accepted=("unknown", *DAMAGE),
+        )
+    yield _case(
+        world,
+        "compound",
+        "swap-low",
+        "dpo",
+        0.01,
+        plant="swap",
+        accepted=("inverted_labels", "low_beta_drift"),
+    )
+    yield _case(
+        world,
+        "compound",
+        "noise-lr",
+        "dpo",
+        0.1,
+        plant="swap",
+        strength=0.3,
+        settings={"lr": 2e-3},
+        accepted=("noisy_labels", "logprob_collapse"),
+    )
+    yield _case(
+        world,
+        "compound",
+        "long-low",
+        "dpo",
+        0.01,
+        labels="long",
+        settings={"epochs": 2},
+        accepted=("low_beta_drift", "length_exploited", "logprob_collapse"),
+    )
+    yield _case(
+        world,
+        "compound",
+        "bos-lr",
+        "dpo",
+        0.1,
+        plant="double_bos",
+        settings={"lr": 2e-3},
+        accepted=("bos_eos_broken", "logprob_collapse"),
+    )

@@ -16,7 +16,7 @@ from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
 from prefeval.metrics import diagnosis
 from prefeval.metrics.diagnosis import from_log, from_run
-from prefeval.metrics.diagnosis.types import Diagnosis, Finding, Signal, Signals
+from prefeval.metrics.diagnosis.terms import Diagnosis, Finding, Signal, Signals
 from prefeval.records import PrefevalError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 from prefeval import records
 from prefeval.harness import diagnose
 from prefeval.metrics import diagnosis
-from prefeval.metrics.diagnosis.types import Cause, Diagnosis, Evidence, Finding
+from prefeval.metrics.diagnosis.terms import Cause, Diagnosis, Evidence, Finding
 from prefeval.records import PrefevalError
 
 EXIT_FOUND = 1

@@ -11,8 +11,8 @@ from prefeval.metrics.diagnosis import (
     setup_rules,
 )
 from prefeval.metrics.diagnosis.signals import SPECS as SPECS
-from prefeval.metrics.diagnosis.types import SEVERITIES as SEVERITIES
-from prefeval.metrics.diagnosis.types import Cause, Diagnosis, Signals
+from prefeval.metrics.diagnosis.terms import SEVERITIES as SEVERITIES
+from prefeval.metrics.diagnosis.terms import Cause, Diagnosis, Signals
 
 CAUSES: tuple[Cause, ...] = (
     *setup_rules.CAUSES,

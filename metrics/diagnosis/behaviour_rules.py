@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefeval.metrics.diagnosis.types import Cause, Condition, Route
+from prefeval.metrics.diagnosis.terms import Cause, Condition, Route
 
 HOLM = "shown over the margin of 5 points, Holm over behaviours"
 ANCHOR = "mix 5 to 10% of pairs or SFT examples of this behaviour into the training data"

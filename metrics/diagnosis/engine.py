@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefeval.metrics.diagnosis.types import (
+from prefeval.metrics.diagnosis.terms import (
     SEVERITIES,
     Cause,
     Check,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from prefeval.metrics.diagnosis.types import Signal
+from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.metrics.stats import Array
 
 LN2 = math.log(2)
@@ -123,6 +123,10 @@ def mean(values: Array) -> Signal:
     return Signal(middle, middle - half, middle + half, n)
 
 
+def _middle(values: Array) -> float:
+    return float(values.mean())
+
+
 def _difference(late: Array, early: Array) -> Signal:
     """Difference of two means over rows; the spread of ``late`` serves both."""
     n, m = len(late), len(early)
@@ -131,6 +135,11 @@ def _difference(late: Array, early: Array) -> Signal:
         return Signal(value, n=n)
     half = float(special.stdtrit(n - 1, 0.975) * late.std(ddof=1) * math.sqrt(1 / n + 1 / m))
     return Signal(value, value - half, value + half, n)
+
+
+def _per(signal: Signal, by: float) -> Signal:
+    """``signal`` over a level; undefined where that is 0 or no number."""
+    return _scaled(signal, 1 / by if by and math.isfinite(by) else math.nan)
 
 
 def _scaled(signal: Signal, factor: float) -> Signal:
@@ -261,11 +270,11 @@ def _falls(log: _Log, method: str, beta: float, known: Mapping[str, Signal]) -> 
             change = mean(end)
         found[f"log_delta_{answer}"] = change
         if math.isfinite(levels.reference) and levels.reference:
-            found[f"fall_{answer}"] = _scaled(change, -1 / abs(levels.reference))
+            found[f"fall_{answer}"] = _per(change, -abs(levels.reference))
         lengths = log[f"{answer}_length"]
         lengths = log["length"] if lengths is None and method not in SAMPLES_ITSELF else lengths
         if lengths is not None:
-            per_token = _scaled(change, 1 / float(np.nanmean(lengths)))
+            per_token = _per(change, float(np.nanmean(lengths)))
             found[f"log_delta_{answer}_per_token"] = per_token
     if {"fall_chosen", "fall_rejected"} <= found.keys():
         lesser = min(found["fall_chosen"], found["fall_rejected"], key=lambda s: s.value)
@@ -407,20 +416,22 @@ def _own_samples(log: _Log, settings: Mapping[str, Any], method: str) -> dict[st
         found["kl_last"] = mean(tail(kl))
         target = _number(settings.get("target_kl"))
         if target > 0:
-            found["kl_over_target"] = _scaled(found["kl_last"], 1 / target)
+            found["kl_over_target"] = _per(found["kl_last"], target)
         if lengths is not None:
-            found["kl_last_per_token"] = _scaled(found["kl_last"], 1 / float(tail(lengths).mean()))
+            found["kl_last_per_token"] = _per(found["kl_last"], _middle(tail(lengths)))
     if log["kl_per_token"] is not None:
         found["kl_last_per_token"] = mean(tail(log["kl_per_token"]))
     if lengths is not None:
-        found["length_growth"] = Signal(float(tail(lengths).mean() / head(lengths).mean()), n=log.n)
+        found["length_growth"] = _per(
+            Signal(_middle(tail(lengths)), n=log.n), _middle(head(lengths))
+        )
     entropy = log["entropy"]
     if entropy is not None and head(entropy).mean() > 0:
-        found["entropy_share"] = _scaled(mean(tail(entropy)), 1 / float(head(entropy).mean()))
+        found["entropy_share"] = _per(mean(tail(entropy)), _middle(head(entropy)))
     if (explained := log["value_explained"]) is not None:
         found["value_explained_last"] = mean(tail(explained))
     if (loss := log["value_loss"]) is not None and head(loss).mean() > 0:
-        found["value_loss_ratio"] = Signal(float(tail(loss).mean() / head(loss).mean()), n=log.n)
+        found["value_loss_ratio"] = _per(Signal(_middle(tail(loss)), n=log.n), _middle(head(loss)))
     if (reward := log["reward"]) is not None:
         found["reward_rise"] = _difference(tail(reward), head(reward))
     if (ended := log["eos_rate"]) is not None:

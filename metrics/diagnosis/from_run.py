@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from prefeval.metrics import stats
-from prefeval.metrics.diagnosis.types import Signal
+from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.metrics.retention import MARGIN, changes
 from prefeval.metrics.stats import Array
 from prefeval.records import MetricResult

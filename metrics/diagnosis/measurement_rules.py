@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefeval.metrics.diagnosis.types import Cause, Condition, Route
+from prefeval.metrics.diagnosis.terms import Cause, Condition, Route
 
 CAUSES: tuple[Cause, ...] = (
     Cause(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefeval.metrics.diagnosis.optimisation_rules import BEHAVIOUR
-from prefeval.metrics.diagnosis.types import Cause, Condition, Route
+from prefeval.metrics.diagnosis.terms import Cause, Condition, Route
 
 ONLINE = ("ppo", "grpo")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefeval.metrics.diagnosis.types import Cause, Condition, Route
+from prefeval.metrics.diagnosis.terms import Cause, Condition, Route
 
 BEHAVIOUR = (
     "format_unlearned", "refusal_unlearned", "tool_use_unlearned", "overrefusal",
@@ -306,8 +306,9 @@ CAUSES: tuple[Cause, ...] = (
                 "log",
                 (
                     Condition("logged_rows", above=9),
-                    Condition("loss_departure", below=0.01),
+                    Condition("loss_departure", below=0.02),
                     Condition("reward_margin_size", below=0.02),
+                    Condition("movement", below=0.1),
                     Condition("accuracy_excess", below=0.1),
                 ),
                 0.75, "warning",

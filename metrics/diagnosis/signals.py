@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prefeval.metrics.diagnosis.types import SignalSpec
+from prefeval.metrics.diagnosis.terms import SignalSpec
 
 _LOG = {
     "logged_rows": ("rows in the log", "rows", "a training log"),
