@@ -138,9 +138,9 @@ def _history(case: Case, rows: pd.DataFrame, evals: list[dict[str, Any]]) -> lis
     """Rows of ``EVERY`` steps averaged, under TRL's names."""
     if case.method in ("ppo", "grpo"):
         names = {
-            "reward": "objective/rlhf_reward", "kl": "objective/kl",
-            "entropy": "objective/entropy", "value_loss": "loss/value_avg",
-            "policy_loss": "loss/policy_avg", "explained_variance": "explained_variance",
+            "reward": "objective/scores", "kl": "objective/kl",
+            "entropy": "policy/entropy_avg", "value_loss": "loss/value_avg",
+            "policy_loss": "loss/policy_avg", "explained_variance": "val/var_explained",
             "length": "completions/mean_length", "grad_norm": "grad_norm",
         }  # fmt: skip
         every = 1

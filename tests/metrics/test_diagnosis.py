@@ -318,40 +318,15 @@ def test_every_rule_reads_known_signals_and_names_what_it_explains() -> None:
 
 
 ASKED = [
-    "policy_is_reference",
-    "wrong_reference",
-    "template_mismatch",
-    "bos_eos_broken",
-    "truncated_pairs",
-    "one_class_batches",
-    "not_learning",
-    "high_beta",
-    "low_beta_drift",
-    "logprob_collapse",
-    "inverted_labels",
-    "noisy_labels",
-    "overfit",
-    "diverged",
-    "nan",
-    "stale_pairs",
-    "near_identical_pairs",
-    "no_anchor_drift",
-    "kto_imbalance",
-    "ppo_kl_runaway",
-    "ppo_value_failing",
-    "entropy_collapse",
-    "length_exploited",
-    "judge_overoptimised",
-    "mode_collapse",
-    "format_unlearned",
-    "refusal_unlearned",
-    "tool_use_unlearned",
-    "overrefusal",
-    "endless_answers",
-    "judge_too_noisy",
-    "suite_too_small",
+    "policy_is_reference", "wrong_reference", "template_mismatch", "bos_eos_broken",
+    "truncated_pairs", "one_class_batches", "not_learning", "high_beta", "low_beta_drift",
+    "logprob_collapse", "inverted_labels", "noisy_labels", "overfit", "diverged", "nan",
+    "stale_pairs", "near_identical_pairs", "no_anchor_drift", "kto_imbalance", "ppo_kl_runaway",
+    "ppo_value_failing", "entropy_collapse", "length_exploited", "judge_overoptimised",
+    "mode_collapse", "format_unlearned", "refusal_unlearned", "tool_use_unlearned",
+    "overrefusal", "endless_answers", "judge_too_noisy", "suite_too_small",
     "loss_and_evaluation_disagree",
-]
+]  # fmt: skip
 
 
 def test_the_causes_that_were_asked_for_are_there() -> None:
