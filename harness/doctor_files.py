@@ -193,7 +193,8 @@ def tied(patient: Patient) -> Check:
     """Whether the head that the files hold is the one that the config means."""
     from safetensors import safe_open
 
-    found = tensors(patient)
+    files = models.weight_files(patient.base)
+    found = {name: tensor for file in files for name, tensor in header(file).items()}
     head = next((n for n in found if n.endswith("lm_head.weight")), None)
     table = next((n for n in found if n.endswith(("embed_tokens.weight", "wte.weight"))), None)
     text = patient.config.get("text_config") or patient.config

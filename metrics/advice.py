@@ -59,7 +59,8 @@ def advise(situation: Situation) -> tuple[Advice, ...]:
     for rule in RULES:
         step = rule.find(situation)
         if step is not None:
-            found.append(Advice(rule.kind, step[0], rule.why, step[1]))
+            said, command = step
+            found.append(Advice(rule.kind, said[:1].upper() + said[1:], rule.why, command))
         if step is not None and rule.kind == "smoke":
             break
     return tuple(found)
@@ -133,12 +134,12 @@ def _length(s: Situation) -> Found:
     if s.usable or not longer:
         return None
     raw = s.number(longer[0], "win_rate")
-    said = (
+    found = (
         f"{name_of(longer[0])} wins {raw:.1f}% raw and {rate(longer[0].reported)} at equal length"
     )
     if "simpo" not in s.of_config("methods", ()) and s.has_pairs:
-        return f"{said}: try SimPO, whose reward is per token", s.run_on({"simpo": "2:10"})
-    return f"{said}: see how much longer the preferred answers of the data are", s.audit
+        return f"try SimPO, whose reward is per token: {found}", s.run_on({"simpo": "2:10"})
+    return f"see how much longer the preferred answers of the data are: {found}", s.audit
 
 
 def _no_gain(s: Situation) -> Found:
@@ -176,7 +177,7 @@ def _rivals(s: Situation) -> Found:
         return None
     widest = max(known, key=lambda r: abs(r.difference))
     times = (widest.needed or 0) / max(1, s.selection.prompts_reporting)
-    return _more_prompts(s, times, f"tell it from {name_of(widest)}", best, widest)
+    return _more_prompts(s, times, f"tell the recommended one from {name_of(widest)}", best, widest)
 
 
 def _more_prompts(
@@ -244,9 +245,8 @@ def _refine(s: Situation) -> Found:
         high = min((b for b in window.grid if b > high), default=high)
     grid = f"{low:g}:{high:g}:{POINTS}" if low < high else f"{low:g}"
     changes = {} if seeds >= SEEDS else {"seeds": SEEDS}
-    said = (
-        f"{best.method} β {low:.3g} to {high:.3g} in {POINTS} points over {max(seeds, SEEDS)} seeds"
-    )
+    said = f"try {best.method} β {low:.3g} to {high:.3g} in {POINTS} points over "
+    said += f"{max(seeds, SEEDS)} seeds"
     return said, s.run_on({best.method: grid}, **changes)
 
 
@@ -263,8 +263,8 @@ def _stale(s: Situation) -> Found:
     else:
         return None
     said = (
-        f"{name_of(beta)} likes the pairs {-gap:.2f} nats/token less than its own answers ({why}): "
-        "make pairs of those"
+        f"make pairs of the policy's own answers: {name_of(beta)} likes the given ones {-gap:.2f} "
+        f"nats/token less ({why})"
     )
     return said, s.run_on({beta.method: [beta.beta]}, rounds=3)
 
@@ -275,7 +275,7 @@ def _noise(s: Situation) -> Found:
     if noise < NOISY or "ipo" in s.of_config("methods", ()):
         return None
     same = next((w.grid for w in s.selection.windows if w.method not in OWN_SCALE), (0.05, 0.3))
-    return f"{noise:.0%} of the labels are flipped: try IPO", s.run_on({"ipo": same})
+    return f"try IPO: {noise:.0%} of the labels are flipped", s.run_on({"ipo": same})
 
 
 def _then(s: Situation) -> Found:
@@ -294,14 +294,14 @@ RULES = (
     Rule("smoke", "two steps and a few prompts show that it runs, and nothing else", _smoke),
     Rule("ship", "the highest lower bound on the prompts that chose, without damage", _ship),
     Rule("window", "β shown better than the reference at equal length, without damage", _window),
-    Rule("damage", "damage grows with distance from the reference: higher β, fewer steps or a "
-         "lower rate keep nearer", _damage),
+    Rule("damage", "damage grows with distance from the reference, and higher β, fewer steps or "
+         "a lower rate keep nearer", _damage),
     Rule("length", "a judge that likes length rewards it; at equal length nothing is gained",
          _length),
     Rule("no_gain", "where nothing moved training was too short; where it moved without gain the "
          "data do not teach what the judge prefers", _no_gain),
     Rule("undecided", "the interval narrows with the square root of the prompts", _undecided),
-    Rule("extend", "the best point ends its grid: a better one may lie beyond", _extend),
+    Rule("extend", "the best point ends its grid, and a better one may lie beyond", _extend),
     Rule("refine", "one seed covers prompts, not training; between grid points lies the best β",
          _refine),
     Rule("rivals", "a difference that is not shown is no reason to choose", _rivals),

@@ -92,8 +92,8 @@ MIDDLE = (beta(0.05, GOOD), beta(0.1, BEST), beta(0.3, GOOD))
 def test_a_window_inside_the_grid_is_refined_over_seeds_and_followed_by_ppo() -> None:
     found = by_kind(situation(MIDDLE))
     assert list(found) == ["ship", "window", "refine", "then"]
-    assert found["ship"].said == "ship dpo β=0.1 step 120 seed 0, 64.0% (59.0 to 69.0)"
-    assert found["window"].said == "usable β: dpo 0.05 to 0.3"
+    assert found["ship"].said == "Ship dpo β=0.1 step 120 seed 0, 64.0% (59.0 to 69.0)"
+    assert found["window"].said == "Usable β: dpo 0.05 to 0.3"
     assert options(found["refine"]) == {"--beta": "dpo=0.05:0.3:5", "--seeds": "3"}
     assert options(found["then"]) == {"--beta": "dpo=0.1", "--then": "ppo"}
 
