@@ -252,8 +252,10 @@ def lines(report: Report) -> list[str]:
             subject = f.subject
             out += ["", subject]
         out.append(f"  {f.level:8}{f.name:29}{_shown(f):27}n {f.n:<7}{f.says}")
-        if f.reason and f.reason != f.says:
-            out.append(f"{'':10}{'':29}({f.reason})")
+        note = f.reason if f.reason != f.says else ""
+        if f.level in ("warning", "error"):
+            note = f.threshold
+        out += [f"{'':39}({note})"] if note else []
     if report.suspects:
         out += ["", f"read these labels first: {' '.join(report.suspects)}"]
     advice = report.advice
@@ -273,7 +275,8 @@ def _shown(f: Finding) -> str:
     def number(value: float) -> str:
         if f.unit == "%":
             return f"{100 * value:.2g}" if 0 < value < 0.001 else f"{100 * value:.1f}"
-        return f"{value:.0f}" if f.unit == "tokens" else f"{value:.3g}"
+        digits = {"tokens": ".0f", "AUC": ".3f"}.get(f.unit, ".3g")
+        return f"{value:{digits}}"
 
     if f.value != f.value:
         return "unknown"

@@ -37,34 +37,38 @@ class Threshold:
     def __str__(self) -> str:
         words = "down to" if self.below else "from"
         error = f", error {words} {self.error:.3g}" if math.isfinite(self.error) else ""
-        return f"warning {words} {self.warning:.3g}{error} ({self.source})"
+        warning = (
+            "any is a warning" if self.warning == ANY else f"warning {words} {self.warning:.3g}"
+        )
+        return f"{warning}{error} ({self.source})"
 
 
 OURS = "ours"
+ANY = 1e-9  # a warning from the first row on
 THRESHOLDS: Mapping[str, Threshold] = {
     "rows_refused": Threshold(0.01, 0.1, OURS),
     "identical_answers": Threshold(0.01, 0.1, OURS),
     "empty_answers": Threshold(0.01, 0.1, OURS),
     "exact_duplicates": Threshold(0.005, 0.05, OURS),
     "near_duplicates": Threshold(0.02, 0.2, "ours; similarity 0.8 as Lee et al. 2022"),
-    "contradicting_labels": Threshold(1e-9, 0.01, OURS),
-    "prompts_held_out_too": Threshold(1e-9, 0.01, OURS),
+    "contradicting_labels": Threshold(ANY, 0.01, OURS),
+    "prompts_held_out_too": Threshold(ANY, 0.01, OURS),
     "near_identical_pairs": Threshold(0.05, 0.3, "ours; the risk: Pal et al. 2024"),
     "low_contrast_pairs": Threshold(0.2, 0.6, "ours; the risk: Pal et al. 2024"),
     "longer_chosen": Threshold(0.6, 0.8, "ours; people prefer the longer one in 64%"),
     "length_predicts": Threshold(0.6, 0.75, OURS),
     "style_adds": Threshold(0.03, 0.1, OURS),
-    "noise_at_least": Threshold(1e-9, 0.01, OURS),
+    "noise_at_least": Threshold(ANY, 0.01, OURS),
     "noise_retest": Threshold(0.1, 0.3, OURS),
     "noise_beside_trusted": Threshold(0.1, 0.3, OURS),
     "labels_predicted": Threshold(0.55, -math.inf, "ours; no more than a coin tells", below=True),
-    "class_ratio_off": Threshold(1e-9, 4.0, "Ethayarajh et al. 2024, section 4.2; error: ours"),
-    "prefix_broken": Threshold(1e-9, 0.01, OURS),
-    "template_marks": Threshold(1e-9, 0.01, OURS),
+    "class_ratio_off": Threshold(ANY, 4.0, "Ethayarajh et al. 2024, section 4.2; error: ours"),
+    "prefix_broken": Threshold(ANY, 0.01, OURS),
+    "template_marks": Threshold(ANY, 0.01, OURS),
     "truncated": Threshold(0.01, 0.2, OURS),
-    "prompt_too_long": Threshold(1e-9, 0.05, OURS),
-    "not_rendered": Threshold(1e-9, 0.05, OURS),
-    "special_tokens": Threshold(1e-9, 0.01, OURS),
+    "prompt_too_long": Threshold(ANY, 0.05, OURS),
+    "not_rendered": Threshold(ANY, 0.05, OURS),
+    "special_tokens": Threshold(ANY, 0.01, OURS),
     "chosen_in_range": Threshold(0.5, -math.inf, OURS, below=True),
     "pairs_in_range": Threshold(0.5, -math.inf, OURS, below=True),
 }
