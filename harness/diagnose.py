@@ -104,6 +104,11 @@ def _foreign(target: Path) -> Subject:
     method = log.method or ("simpo" if from_log.reference_free(log.train) else "")
     signals = _log_signals(log)
     found = diagnosis.diagnose(signals, method=method)
+    if not (found.findings or found.checks):
+        raise PrefevalError(
+            f"no rule can be applied to {target}: it holds {', '.join(log.names)}; log the loss, "
+            "log-probabilities and rewards of chosen and rejected answers too"
+        )
     return Subject(target.name, method, signals, replace(found, notes=_notes(log)))
 
 

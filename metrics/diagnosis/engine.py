@@ -23,6 +23,8 @@ from prefeval.metrics.diagnosis.terms import (
     Skipped,
 )
 
+METHOD = "the method, in the settings beside the log"
+
 
 def diagnose(
     signals: Signals,
@@ -43,6 +45,9 @@ def diagnose(
     skipped: list[Skipped] = []
     for cause in causes:
         if cause.methods and method and method not in cause.methods:
+            continue
+        if cause.by_method and not method:
+            skipped.append(Skipped(cause.id, cause.title, (METHOD,)))
             continue
         open_routes = [r for r in cause.routes if all(_known(signals, s) for s in r.signals)]
         if measured := [r for r in open_routes if r.source == "run"]:

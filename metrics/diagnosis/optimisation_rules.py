@@ -142,6 +142,7 @@ CAUSES: tuple[Cause, ...] = (
         references=("Meng et al. 2024, arXiv 2405.14734, section 4 and appendix",),
         explains=("logprob_collapse", "overfit", *BEHAVIOUR),
         methods=("simpo",),
+        by_method=True,
     ),
     Cause(
         id="logprob_collapse",

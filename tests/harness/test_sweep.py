@@ -93,6 +93,16 @@ def test_untrained_policy_has_dpo_loss_ln_2_and_no_margin(finished: Path) -> Non
         assert first["margin"] == pytest.approx(0, abs=1e-4)
 
 
+def test_a_run_a_trial_and_a_checkpoint_are_diagnosed(finished: Path, lab_cache: Path) -> None:
+    trial = sorted(finished.glob("trials/dpo-*"))[0]
+    for target in (finished, trial, trial / "checkpoint-000002"):
+        run = prefeval(["diagnose", str(target), "--json"], lab_cache)
+        found = json.loads(run.stdout)
+        known = {row["cause"] for part in ("findings", "checks", "skipped") for row in found[part]}
+        assert {"logprob_collapse", "format_unlearned", "bos_eos_broken"} <= known
+        assert {"bos_eos_broken", "wrong_reference"} <= {row["cause"] for row in found["checks"]}
+
+
 def test_same_command_again_finds_its_result_and_computes_nothing(
     finished: Path, lab_cache: Path
 ) -> None:
