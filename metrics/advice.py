@@ -76,7 +76,8 @@ def _failed(s: Situation) -> Found:
 def _smoke(s: Situation) -> Found:
     if not commands.has_flag(s.command, "smoke"):
         return None
-    return "run it in full", s.run(s.of_config("methods", ()), smoke=None)
+    methods = s.of_config("methods", ())  # what --smoke itself has set is not the person's
+    return "run it in full", commands.next_command(s.command, {"smoke": None}, methods=methods)
 
 
 def _ship(s: Situation) -> Found:
