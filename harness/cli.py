@@ -200,6 +200,27 @@ def evaluate(
 
 
 @app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A folder, an adapter, a hub name, or 'lab'.")],
+    data: Annotated[str, typer.Option(help="Preference data that it is to learn from.")] = "",
+    judge: Annotated[str, typer.Option(help="name or name:argument; not asked if empty.")] = "",
+    backend: o.Backend = "hugging_face",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    max_length: o.MaxLength = 0,
+    max_new_tokens: o.MaxNewTokens = 0,
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Before a sweep: whether model, data, judge and engine work together."""
+    from prefeval.harness import doctor as doctors
+
+    options = dict(locals())
+    options.pop("doctors")
+    raise typer.Exit(doctors.command(options))
+
+
+@app.command()
 def outputs(
     folder: Annotated[Path, typer.Argument(help="A run's reference or checkpoint folder.")],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("model_outputs.json"),

@@ -248,7 +248,7 @@ def template(patient: Patient) -> Check:
         return error(
             f"{place} has no tokenizer", "save it there with tokenizer.save_pretrained(...)"
         )
-    if not models._has_template(place):
+    if not models.has_template(place):
         return error(
             f"{place} has no chat template",
             "set tokenizer.chat_template to the one that the model was tuned with, and save the "

@@ -71,14 +71,14 @@ def check_model_dir(source: str | os.PathLike[str]) -> Path:
             f"{folder} is an adapter; merge it first: "
             "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(new_folder)"
         )
-    _config(folder)
+    read_config(folder)
     for file in weight_files(folder):
         check_safetensors(file)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise PrefevalError(
             f"{folder} has no tokenizer; save it there: tokenizer.save_pretrained(...)"
         )
-    if not _has_template(folder):
+    if not has_template(folder):
         raise PrefevalError(_no_template(folder))
     return folder
 
@@ -89,7 +89,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file() and not whole
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """The folder's ``config.json``."""
     path = folder / "config.json"
     if not path.is_file():
@@ -171,7 +171,8 @@ def check_safetensors(path: Path) -> None:
         raise PrefevalError(f"{broken} ({size} of {wanted} bytes); copy or download it again")
 
 
-def _has_template(folder: Path) -> bool:
+def has_template(folder: Path) -> bool:
+    """Whether a folder's tokenizer has a chat template."""
     if any((folder / f"chat_template.{kind}").is_file() for kind in ("jinja", "json")):
         return True
     config = folder / "tokenizer_config.json"
@@ -304,7 +305,7 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
 
 def context_length(source: str | os.PathLike[str]) -> int | None:
     """How many tokens the model was made for, where its config says so."""
-    config = _config(check_model_dir(source))
+    config = read_config(check_model_dir(source))
     for part in (config, config.get("text_config")):
         for name in ("max_position_embeddings", "n_positions"):
             if isinstance(part, dict) and isinstance(part.get(name), int):
@@ -326,7 +327,7 @@ def weights_hash(source: str | os.PathLike[str]) -> str:
     """
     folder = model_dir(source)
     ignored = ("_name_or_path", "transformers_version")
-    config = {key: value for key, value in _config(folder).items() if key not in ignored}
+    config = {key: value for key, value in read_config(folder).items() if key not in ignored}
     return content_hash([config, [file_hash(file) for file in weight_files(folder)]])
 
 

@@ -118,7 +118,7 @@ class Patient:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The weights' ``config.json``."""
-        return models._config(self.base)
+        return models.read_config(self.base)
 
     @cached_property
     def context(self) -> int | None:

@@ -15,6 +15,8 @@ from prefeval.harness.measured import read_calibration, read_evidence, read_metr
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
 from prefeval.metrics import bends, overoptimisation, usable
+from prefeval.metrics.advice import advise
+from prefeval.metrics.situation import Situation
 from prefeval.records import Checkpoint, Trial
 
 if TYPE_CHECKING:
@@ -53,12 +55,16 @@ def conclude(
     calibration = read_calibration(task)
     evidence = [(c, read_evidence(Path(c.path), task, calibration)) for c in checkpoints]
     selection = usable.select(evidence, rng=np.random.default_rng(BOOTSTRAP_SEED))
+    settings = {trial.method: trial.settings for trial in trials}
+    manifest = records.read_json(run.manifest) if run.manifest.is_file() else {}
+    known = Situation(selection, rows, manifest, settings, len(failed))
     with steps.disk_errors(run.summary):
         records.write_json(
             run.summary,
             {
                 "schema": records.SCHEMA_VERSION,
                 "selection": selection,
+                "advice": advise(known),
                 "overoptimisation": _overoptimisation(rows),
                 "bends": {trial.name: _bends(run.trial(trial)) for trial in trials},
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},

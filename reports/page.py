@@ -33,7 +33,7 @@ from prefeval.reports.labels import name as named
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
 from prefeval.reports.samples import pack
-from prefeval.reports.summary import warnings
+from prefeval.reports.summary import NEXT_STEPS, warnings
 from prefeval.reports.verdict import Verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -156,6 +156,7 @@ def _first_screen(run: Run, verdict: Verdict) -> dict[str, Any]:
         "forest": view.forest(run, verdict),
         "windows": view.windows(run, verdict),
         "further": any(w.extension for w in verdict.windows),
+        "next": verdict.next_steps[:NEXT_STEPS],
         "warnings": [{"tone": "warn", "text": w} for w in warnings(run, verdict)],
     }
 

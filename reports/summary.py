@@ -35,6 +35,7 @@ COLUMNS = {
     "worst": "worst retention",
     "verdict": "verdict",
 }
+NEXT_STEPS = 3  # of a terminal and the report; summary.md and summary.json have all
 STYLES = {"ok": "green", "bad": "red", "unsure": "yellow", "none": "dim"}
 
 
@@ -136,6 +137,10 @@ def lines(run: Run, verdict: Verdict, report: Path | None = None) -> list[str]:
     if path := checkpoint_path(run, verdict):
         found.append(f"  {path}")
     found += [f"  ! {w}" for w in warnings(run, verdict)]
+    for place, step in enumerate(verdict.next_steps[:NEXT_STEPS]):
+        found += ["", "Next"] if place == 0 else []
+        found.append(f"  {place + 1}. {step.said}: {step.why}")
+        found += [f"     {step.command}"] if step.command else []
     if report is not None:
         found += ["", f"Report: {report}"]
     return found
@@ -218,6 +223,11 @@ def markdown(run: Run, verdict: Verdict) -> str:
     parts += [
         f"- **{method_name(w.method)}**: {_escaped(_window(w))}" for w in verdict.windows
     ] or ["- none yet"]
+    if steps := verdict.next_steps:
+        parts += ["", "## What to run next", ""]
+    for place, step in enumerate(steps, 1):
+        parts.append(f"{place}. {_escaped(step.said)}: {_escaped(step.why)}.")
+        parts += ["", f"       {' '.join(step.command.split())}", ""] if step.command else []
     cost, reasons = costs.text_rows(run)
     if len(cost) > 1:
         parts += ["", "## What training cost", "", *_table(cost), ""]

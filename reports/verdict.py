@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefeval.metrics import INTERVAL_COLUMNS
+from prefeval.metrics.advice import Advice
 from prefeval.reports.labels import listed, name, short
 from prefeval.reports.quantities import Number, beta_text, fixed, interval, missing
 from prefeval.reports.run import CheckpointRow, Key, Run
@@ -79,6 +80,7 @@ class Verdict:
     chosen_keys: frozenset[Key]
     margin: float
     halves: tuple[int, int] | None
+    advice: tuple[Advice, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -89,6 +91,11 @@ class Verdict:
         if self.state == "unfinished":
             return "No verdict yet: the run is unfinished"
         return "Ship nothing yet: no β is shown usable"
+
+    @property
+    def next_steps(self) -> tuple[Advice, ...]:
+        """What to run next; what to ship and the windows are said elsewhere."""
+        return tuple(a for a in self.advice if a.kind not in ("ship", "window"))
 
     def window(self, method: str) -> Window | None:
         """A method's window, if the verdict has one."""
@@ -159,7 +166,13 @@ def read(run: Run) -> Verdict:
         chosen_keys=frozenset(k for b in betas for k in b.keys),
         margin=margin,
         halves=(int(choosing), int(reporting)) if choosing and reporting else None,
+        advice=tuple(_advice(a) for a in run.summary.get("advice") or ()),
     )
+
+
+def _advice(saved: Mapping[str, Any]) -> Advice:
+    """What to do next, as the sweep saved it."""
+    return Advice(*(str(saved.get(name) or "") for name in ("kind", "said", "why", "command")))
 
 
 def _unfinished(run: Run) -> Verdict:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefeval.harness import doctor, doctor_runs, lab, models
+from prefeval.harness import cli, doctor, doctor_runs, lab, models
 from prefeval.harness.doctor_files import memory
 from prefeval.harness.patient import Check, Patient
 from prefeval.minitrainers import lora
@@ -466,6 +466,29 @@ def test_another_engine_must_answer_as_transformers_does(
     else:
         with pytest.raises(PrefevalError, match=r"lies 0\.05 nats/token apart"):
             doctor_runs.backend(patient)
+
+
+def test_the_command_exits_by_what_it_found_and_its_json_is_alone_on_stdout(
+    healthy: lab.Lab, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["doctor", *arguments, "--device", "cpu"])
+        assert isinstance(end.value.code, int)
+        return end.value.code, *capsys.readouterr()
+
+    data = ("--data", pairs_of(healthy))
+    code, out, error = run(str(copy), *data, "--json")
+    found = json.loads(out)
+    assert (code, found["exit_code"], found["counts"]["error"]) == (0, 0, 0)
+    assert [c["id"] for c in found["checks"]] == [c.id for c in doctor.CHECKS]
+    assert "ok       folder: " in error
+    cut(copy)
+    code, out, error = run(str(copy), *data)
+    assert (code, error) == (1, "")
+    assert f"error    weights: {copy / WEIGHTS} is truncated or damaged" in out
+    assert "\n         mend: copy or download it again\n" in out
+    assert run(str(copy), "--nothing")[0] == 2
 
 
 @pytest.mark.real

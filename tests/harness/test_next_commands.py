@@ -127,6 +127,9 @@ def test_a_model_of_ones_own_keeps_its_paths(
     got = resolve(known.run_on({"dpo": [0.1, 0.2]}, held_out="0.3"))
     assert (got.model, got.data, got.held_out) == (str(folder), "a b.jsonl", 0.3)
     assert known.audit == "prefeval audit 'a b.jsonl'"
+    with pytest.raises(SystemExit) as end:
+        cli.main(shlex.split(known.audit)[1:])
+    assert end.value.code == 0
 
 
 def test_the_next_command_names_another_run(resolve: Resolve) -> None:
