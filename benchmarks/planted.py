@@ -31,8 +31,6 @@ WORLDS: dict[str, dict[str, Any]] = {
 LABELS: dict[str, dict[str, Any]] = {
     "plain": {"pairs": 2400, "thumbs": 2400, "temperature": 1.5, "length_bias": 0.02},
     "long": {"pairs": 2400, "thumbs": 2400, "temperature": 1.0, "length_bias": 0.25},
-    "teacher": {"pairs": 2400, "thumbs": 2400, "temperature": 1.5, "length_bias": 0.02,
-                "source": "teacher"},
 }  # fmt: skip
 
 
@@ -83,6 +81,20 @@ def near(rows: Rows, case: Case, draw: random.Random) -> Rows:
         return {**row, "rejected": [{"role": "assistant", "content": " ".join(text)}]}
 
     return [edited(r) if draw.random() < case.strength else r for r in rows]
+
+
+def foreign(rows: Rows, case: Case, draw: random.Random) -> Rows:
+    """Both answers as another writer would put them: a share of the words is another word."""
+    words = sorted({w for r in rows[:200] for w in r["chosen"][0]["content"].split()})
+
+    def rewritten(turns: list[dict[str, str]]) -> list[dict[str, str]]:
+        kept = [
+            draw.choice(words) if draw.random() < case.strength else w
+            for w in turns[0]["content"].split()
+        ]
+        return [{"role": "assistant", "content": " ".join(kept)}]
+
+    return [{**r, **{s: rewritten(r[s]) for s in ("chosen", "rejected")}} for r in rows]
 
 
 def opener(rows: Rows, case: Case, draw: random.Random) -> Rows:
@@ -141,6 +153,7 @@ TEXTS: dict[str, tuple[str, Callable[[Rows, Case, random.Random], Rows]]] = {
     "swap": ("pairs", swap),
     "few": ("pairs", few),
     "near": ("pairs", near),
+    "foreign": ("pairs", foreign),
     "opener": ("pairs", opener),
     "against_json": ("pairs", against("json")),
     "against_tool": ("pairs", against("tool")),
@@ -148,6 +161,7 @@ TEXTS: dict[str, tuple[str, Callable[[Rows, Case, random.Random], Rows]]] = {
     "other_prompts": ("pairs", other_prompts),
     "imbalance": ("thumbs", imbalance),
 }
+OF_THE_SOURCE = ("foreign", "near")  # held-out pairs come from the same source, so are alike
 
 
 def no_end(answer: list[Any], share: float, draw: random.Random) -> list[Any]:
@@ -278,6 +292,9 @@ def _plant_text(case: Case, data: Path, draw: random.Random) -> None:
         kind, plant = TEXTS[case.plant]
         path = data / f"{kind}.jsonl"
         _rewrite(path, plant(records.read_jsonl(path), case, draw))
+        if case.plant in OF_THE_SOURCE:
+            held_out = data / "pairs_held_out.jsonl"
+            _rewrite(held_out, plant(records.read_jsonl(held_out), case, draw))
 
 
 def _plant_tokens(case: Case, task: Any, draw: random.Random) -> None:

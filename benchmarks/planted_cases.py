@@ -139,9 +139,9 @@ def _optimisation(world: str) -> Iterator[Case]:
             strength=count,
             settings={"epochs": epochs},
         )
-    for method in ("dpo", "ipo", "simpo"):
+    for method, share in (("dpo", 0.08), ("dpo", 0.2), ("ipo", 0.2), ("simpo", 0.2)):
         beta = 2.0 if method == "simpo" else 0.1
-        yield _case(world, "stale_pairs", "teacher", method, beta, labels="teacher")
+        yield _case(world, "stale_pairs", f"{share}", method, beta, plant="foreign", strength=share)
     for method, share in (("dpo", 1.0), ("dpo", 0.6), ("ipo", 1.0)):
         yield _case(
             world, "near_identical_pairs", f"{share}", method, 0.1, plant="near", strength=share

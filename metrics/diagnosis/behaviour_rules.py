@@ -101,10 +101,18 @@ CAUSES: tuple[Cause, ...] = (
                 "run",
                 (
                     Condition("length_ratio", above=1.25),
-                    Condition("win_rate", above=50.0, source="chance"),
-                    Condition("length_gain", above=8.0),
+                    Condition("length_share", above=0.2),
                 ),
                 0.85, "warning",
+            ),
+            Route(
+                "run",
+                (
+                    Condition("length_ratio", above=1.5),
+                    Condition("longer_chosen_share", above=0.6),
+                    Condition("length_share", above=0.1),
+                ),
+                0.85, "error",
             ),
             Route(
                 "log",
@@ -122,7 +130,10 @@ CAUSES: tuple[Cause, ...] = (
             "Dubois et al. 2024, arXiv 2404.04475 (length-controlled AlpacaEval)",
             "Park et al. 2024, arXiv 2403.19159 (length in DPO)",
         ),
-        explains=("judge_overoptimised", "loss_and_evaluation_disagree"),
+        explains=(
+            "judge_overoptimised", "loss_and_evaluation_disagree", "format_unlearned",
+            "knowledge_unlearned",
+        ),
     ),
     Cause(
         id="judge_overoptimised",

@@ -176,7 +176,7 @@ def _numerical(log: _Log, method: str) -> dict[str, Signal]:
         start, end = float(np.median(head(losses))), mean(tail(losses))
         found["loss_first"], found["loss_last"] = Signal(start), end
         found["loss_departure"] = _absolute(_difference(tail(losses), head(losses)))
-        if start > 0:
+        if _comparable(start, method):
             found["loss_ratio"] = Signal(float(np.median(tail(losses))) / start, n=end.n)
             found["loss_peak_ratio"] = Signal(float(np.nanmax(losses)) / start, n=log.n)
     if (norms := log["grad_norm"]) is not None and log.n >= 10:
@@ -184,6 +184,11 @@ def _numerical(log: _Log, method: str) -> dict[str, Signal]:
         if middle > 0:
             found["grad_norm_spike"] = Signal(float(np.nanmax(norms[log.n // 20 :])) / middle)
     return found
+
+
+def _comparable(start: float, method: str) -> bool:
+    """Whether the loss's start is a scale for its end: IPO's square around 1/(2 beta) is none."""
+    return 0.4 < start < 1.2 if not method else start > 0 and method != "ipo"
 
 
 # -- rewards: is the reference the right one? ------------------------------------------------------

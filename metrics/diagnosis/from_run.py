@@ -34,7 +34,11 @@ def metric_signals(results: Sequence[MetricResult]) -> dict[str, Signal]:
     if "win_rate" in have:
         found["win_rate_half"] = Signal(_half(found["win_rate"]), n=found["win_rate"].n)
     if {"win_rate", "lc_win_rate"} <= have:
-        found["length_gain"] = Signal(found["win_rate"].value - found["lc_win_rate"].value)
+        gain = found["win_rate"].value - found["lc_win_rate"].value
+        found["length_gain"] = Signal(gain, n=found["win_rate"].n)
+        if found["win_rate"].ci_low > 50:
+            share = gain / (found["win_rate"].value - 50)
+            found["length_share"] = Signal(share, n=found["win_rate"].n)
     if {"win_rate", "true_win_rate"} <= have:
         found["judge_excess"] = _less(found["win_rate"], found["true_win_rate"])
     if "implicit_accuracy" in have:

@@ -93,6 +93,8 @@ _RUN = {
     "true_win_rate": ("true win rate", "percent", "an oracle (the lab)"),
     "judge_excess": ("judge's win rate over the true one", "points", "an oracle (the lab)"),
     "length_gain": ("win rate that length control takes away", "points", _CHECKPOINT),
+    "length_share": ("share of the win rate above 50 that length control takes away", "share",
+                     "a win rate shown above 50"),
     "length_ratio": ("answer length over the reference's", "ratio", _CHECKPOINT),
     "eos_rate": ("answers that end", "percent", _CHECKPOINT),
     "truncation_rate": ("answers cut at the longest length", "percent", _CHECKPOINT),

@@ -91,8 +91,8 @@ class Cause:
     """One thing that can be wrong, how it shows, and what to do about it.
 
     ``verdict`` is one sentence in which ``{name}`` stands for a signal. ``methods``: where it can
-    occur; empty for all. ``by_method``: only where the method is known to be one of
-    them; its signals alone do not tell. ``explains``: causes which this one brings with it, so that they are
+    occur; empty for all. ``by_method``: only where the method is known to be one of them; its
+    signals alone do not tell. ``explains``: causes which this one brings with it, so that they are
     named after it.
     """
 
