@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from prefeval.harness.training_log import TrainingLog
+    from prefeval.metrics.evidence import Evidence
 
 TRIAL, LOG, METRICS, EVALUATED = "trial.json", "train.jsonl", "metrics.json", "checkpoints"
 MAX_ANSWERS = 4000
@@ -38,8 +39,10 @@ class Subject:
     diagnosis: Diagnosis
 
 
-def read(target: Path) -> list[Subject]:
+def read(target: Path, known: Mapping[str, Evidence] | None = None) -> list[Subject]:
     """Diagnose what lies at ``target``: a run, a trial or a checkpoint of one, or any log.
+
+    ``known``: the evidence of checkpoints that is at hand already, by their folders.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def read(target: Path) -> list[Subject]:
     run = _run_of(target)
     if run is None:
         return [_foreign(target)]
-    return _Reader(run).subjects(target.absolute())
+    return _Reader(run, known or {}).subjects(target.absolute())
 
 
 def combine(subjects: Sequence[Subject]) -> Diagnosis:
@@ -140,9 +143,10 @@ def _run_of(target: Path) -> Path | None:
 class _Reader:
     """Subjects of one run; what its trials share is read once."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, known: Mapping[str, Evidence]) -> None:
         from prefeval.harness import measured
 
+        self._evidence = dict(known)
         self.run = RunFolder(run)
         self.task = Task.read(self.run.task)
         self.calibration = (
@@ -205,7 +209,7 @@ class _Reader:
             signals |= self._trained_on(method, settings, measured_at)
         found = diagnosis.diagnose(signals, method=method)
         return Subject(
-            f"{folder.name}{f'/{until.name}' if until else ''}",
+            f"{folder.name}/{until.name}" if until else folder.name,
             method, signals, replace(found, notes=tuple(notes)),
         )  # fmt: skip
 
@@ -221,7 +225,7 @@ class _Reader:
             return {}
         last = folders[-1]
         signals = from_run.metric_signals(measured.read_metrics(last / METRICS))
-        frames = [measured.read_evidence(f, self.task, self.calibration) for f in folders]
+        frames = [self._evidence_of(f) for f in folders]
         signals |= from_run.behaviour_signals(frames[-1].checks)
         signals |= from_run.held_out_signals([f.pairs for f in frames], method=method, beta=beta)
         return signals
@@ -262,11 +266,19 @@ class _Reader:
     def _held_out(self, measured_at: Sequence[Path]) -> pd.DataFrame:
         import pandas as pd
 
-        from prefeval.harness import measured
-
         if not measured_at or self.calibration is None:
             return pd.DataFrame()
-        return measured.read_evidence(measured_at[-1], self.task, self.calibration).pairs
+        return self._evidence_of(measured_at[-1]).pairs
+
+    def _evidence_of(self, folder: Path) -> Evidence:
+        from prefeval.harness import measured
+
+        assert self.calibration is not None
+        if str(folder) not in self._evidence:
+            self._evidence[str(folder)] = measured.read_evidence(
+                folder, self.task, self.calibration
+            )
+        return self._evidence[str(folder)]
 
 
 def _answers(row: Mapping[str, Any]) -> list[from_run.Answer]:

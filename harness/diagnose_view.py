@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from prefeval import records
 from prefeval.harness import diagnose
 from prefeval.metrics import diagnosis
-from prefeval.metrics.diagnosis.terms import Cause, Diagnosis, Evidence, Finding
+from prefeval.metrics.diagnosis import words
+from prefeval.metrics.diagnosis.terms import Cause, Diagnosis, Finding
 from prefeval.records import PrefevalError
 
 EXIT_FOUND = 1
@@ -99,23 +99,13 @@ def card(finding: Finding) -> Iterator[str]:
     if finding.explained_by:
         yield f"Probably follows from {finding.explained_by}."
     for evidence in finding.evidence:
-        yield f"· {evidence_text(evidence)}"
+        yield f"· {words.evidence(vars(evidence))}"
     if finding.alternatives:
         yield f"Could also be: {'; '.join(finding.alternatives)}."
     for number, action in enumerate(finding.actions, 1):
         yield f"{number}) {action}"
     if finding.references:
         yield f"See {'; '.join(finding.references)}."
-
-
-def evidence_text(evidence: Evidence) -> str:
-    """``KL from the reference 0.31 [0.25, 0.37] nats/token (n = 448), threshold > 0.2 (ours)``."""
-    text = f"{evidence.text} {evidence.value:.3g}"
-    if math.isfinite(evidence.ci_low) and math.isfinite(evidence.ci_high):
-        text += f" [{evidence.ci_low:.3g}, {evidence.ci_high:.3g}]"
-    text += f" {evidence.unit}".rstrip()
-    text += f" (n = {evidence.n})" if evidence.n > 1 else ""
-    return f"{text}; threshold {evidence.threshold} ({evidence.source})"
 
 
 def print_causes(as_json: bool) -> None:

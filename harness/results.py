@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefeval import metrics, records, reports
-from prefeval.harness import steps
+from prefeval.harness import diagnose, steps
 from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
@@ -17,9 +17,10 @@ from prefeval.harness.task import Task
 from prefeval.metrics import bends, overoptimisation, usable
 from prefeval.metrics.advice import advise
 from prefeval.metrics.situation import Situation
-from prefeval.records import Checkpoint, Trial
+from prefeval.records import Checkpoint, PrefevalError, Trial
 
 if TYPE_CHECKING:
+    from prefeval.metrics.evidence import Evidence
     from prefeval.metrics.selection import Selection
 
 BENDING = ("delta_chosen", "delta_rejected", "kl")
@@ -65,6 +66,7 @@ def conclude(
                 "schema": records.SCHEMA_VERSION,
                 "selection": selection,
                 "advice": advise(known),
+                "diagnosis": _diagnosis(run, {c.path: e for c, e in evidence}),
                 "overoptimisation": _overoptimisation(rows),
                 "bends": {trial.name: _bends(run.trial(trial)) for trial in trials},
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
@@ -76,6 +78,14 @@ def conclude(
         reports.write_summary(run.path)
         reports.write_report(run.path)
     return selection
+
+
+def _diagnosis(run: RunFolder, evidence: Mapping[str, Evidence]) -> Any:
+    """What went wrong in which trials; where that cannot be told, why."""
+    try:
+        return diagnose.combine(diagnose.read(run.path, evidence))
+    except PrefevalError as error:
+        return {"findings": [], "checks": [], "skipped": [], "notes": [str(error)]}
 
 
 def _overoptimisation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
             f" {verdict.margin:g} points, * shown different from 0 (both Holm-corrected over"
             " behaviours, 5%)."
         ),
+        "diagnosis": _diagnosis(run),
         "cost": f"{ESTIMATE} Seconds and memory are of the machine that ran the sweep.",
         "checkpoints": (
             "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not"
@@ -79,3 +80,18 @@ def _limit(run: Run) -> str:
     if not math.isfinite(length):
         return ""
     return f" ({fixed(COLLAPSE * length, 1)} nats/sequence at a mean of {fixed(length, 0)} tokens)"
+
+
+def _diagnosis(run: Run) -> str:
+    found = run.summary.get("diagnosis")
+    if not isinstance(found, dict):
+        return "This run was concluded before there were diagnoses; `prefeval score` makes one."
+    if not found.get("findings"):
+        return (
+            "Nothing was found among what could be checked, at the last checkpoint of each trial."
+        )
+    return (
+        "Of each trial's last checkpoint, the most likely cause first. A condition holds when the"
+        " value and its 95% interval are beyond the threshold. Confidence is the share of planted"
+        " runs with this answer in which it was right."
+    )

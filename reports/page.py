@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import costs, manifest, svg, tables, view
+from prefeval.reports import costs, diagnosis, manifest, svg, tables, view
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
@@ -44,12 +44,22 @@ SECTIONS = {
     "dynamics": "Dynamics",
     "length": "Length",
     "retention": "Retention",
+    "diagnosis": "Diagnosis",
     "cost": "Cost",
     "checkpoints": "Checkpoints",
     "samples": "Samples",
     "manifest": "Manifest",
 }
-NEED_CHECKPOINTS = ("frontier", "window", "length", "retention", "cost", "checkpoints", "samples")
+NEED_CHECKPOINTS = (
+    "frontier",
+    "window",
+    "length",
+    "retention",
+    "diagnosis",
+    "cost",
+    "checkpoints",
+    "samples",
+)
 # What may not stand in a <script>, breaks lines in scripts, reorders text, or is no character.
 UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -133,6 +143,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         **_first_screen(run, verdict),
         **_charts(run, verdict),
         "heat": tables.heat(run, verdict),
+        "diagnosis": diagnosis.cards(run),
         "costs": costs.table(run),
         "table": tables.table(run, verdict),
         "samples": packed,
