@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
-from prefeval.reports import costs
+from prefeval.reports import costs, diagnosis
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import estimator
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
@@ -137,6 +137,9 @@ def lines(run: Run, verdict: Verdict, report: Path | None = None) -> list[str]:
     if path := checkpoint_path(run, verdict):
         found.append(f"  {path}")
     found += [f"  ! {w}" for w in warnings(run, verdict)]
+    if found_wrong := diagnosis.lines(run):
+        found += ["", "Diagnosis of each trial's last checkpoint (more: prefeval diagnose RUN)"]
+        found += [f"  {line}" for line in found_wrong]
     for place, step in enumerate(verdict.next_steps[:NEXT_STEPS]):
         found += ["", "Next"] if place == 0 else []
         found.append(f"  {place + 1}. {step.said}: {step.why}")
@@ -228,6 +231,9 @@ def markdown(run: Run, verdict: Verdict) -> str:
     for place, step in enumerate(steps, 1):
         parts.append(f"{place}. {_escaped(step.said)}: {_escaped(step.why)}.")
         parts += ["", f"       {' '.join(step.command.split())}", ""] if step.command else []
+    if found_wrong := diagnosis.lines(run):
+        parts += ["", "## Diagnosis, of each trial's last checkpoint", ""]
+        parts += [f"- {_escaped(line)}" for line in found_wrong]
     cost, reasons = costs.text_rows(run)
     if len(cost) > 1:
         parts += ["", "## What training cost", "", *_table(cost), ""]

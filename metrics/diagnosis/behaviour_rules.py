@@ -93,7 +93,7 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         id="length_exploited",
-        title="The gain is length",
+        title="Much of the gain is length",
         verdict="Answers are {length_ratio:.2f} times as long; of a win rate of {win_rate:.1f}% "
         "length control leaves {lc_win_rate:.1f}%.",
         routes=(
