@@ -1,7 +1,7 @@
-"""A real model on real data through the ordinary sweep: SmolLM2-135M-Instruct, tuned by DPO and
-by SimPO on Anthropic's harmless-base pairs (human preferences; offensive text), on a laptop's CPU.
+"""A real model on real data through the ordinary sweep: SmolLM2-135M-Instruct, tuned by DPO
+at three β on Anthropic's harmless-base pairs (human preferences; offensive text), on a laptop's CPU.
 
-    python scripts/real_run.py --data harmless-base.test.jsonl.gz           # about half an hour
+    python scripts/real_run.py --data harmless-base.test.jsonl.gz           # about 40 minutes
     python scripts/real_run.py --data harmless-base.test.jsonl.gz --steps 2 # what CI runs
 
 The judge is trained on a part of the pairs that no policy sees: a proxy with their biases.
@@ -25,7 +25,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="the pairs, as published")
     parser.add_argument("--model", type=Path, help="the model's folder; fetched if not given")
-    parser.add_argument("--steps", type=int, default=24, help="training steps a method")
+    parser.add_argument("--steps", type=int, default=32, help="training steps a method")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="parent of the run's folder")
     return parser.parse_args()
 
@@ -47,9 +47,9 @@ def command(model: Path, data: Path, steps: int, out: Path) -> list[str]:
     return [
         sys.executable, "-m", "prefeval", "sweep",
         "--model", str(model), "--data", str(data),
-        "--methods", "dpo,simpo", "--beta", "dpo=0.1,simpo=2",
+        "--methods", "dpo", "--beta", "0.1,1" if few else "0.01,0.1,1",
         "--lr", "2e-5", "--batch-size", "8", "--micro-batch", "4", "--max-steps", str(steps),
-        "--dtype", "bfloat16", "--max-length", "224", "--max-new-tokens", "40",
+        "--max-length", "224", "--max-new-tokens", "40",
         "--held-out", "0.5",
         "--prompts", "16" if few else "400", "--judge-pairs", "16" if few else "160",
         "--checkpoints", "1", "--name", f"smollm2-harmless-{steps}", "--out", str(out),
