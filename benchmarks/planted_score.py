@@ -25,6 +25,10 @@ IN_LOGS = (
     "ppo_value_failing", "entropy_collapse", "nan",
 )  # fmt: skip
 """Causes that a training log can show at all."""
+DRIFTS = (
+    "low_beta_drift", "logprob_collapse", "no_anchor_drift", "ppo_kl_runaway", "unknown",
+    "format_unlearned", "tool_use_unlearned", "refusal_unlearned",
+)  # fmt: skip
 KL_FLOOR = 0.03  # nats/token
 
 
@@ -64,14 +68,15 @@ def _whole(case: Case, out: Path) -> Answer:
 
 
 def _measurable(case: Case, signals: Any) -> bool:
-    """Whether the planted fault left a mark on the policy: damage, a win rate shown away from 50,
-    or a KL. Faults of measuring and of not moving at all leave theirs elsewhere."""
+    """Whether the planted fault left a mark: of a drift, that a behaviour is shown damaged or the
+    win rate shown below 50; of other faults that or a KL. Those of measuring and of not moving
+    leave theirs elsewhere."""
     quiet = ("not_learning", "high_beta", "judge_too_noisy", "suite_too_small", "")
     if case.cause in quiet or "damaged" not in signals:
         return True
-    damaged = signals["damaged"].value > 0
-    lost = signals["lc_win_rate"].ci_high < 50
-    return bool(damaged or lost or signals["kl_per_token"].value > KL_FLOOR)
+    if signals["damaged"].value > 0 or signals["lc_win_rate"].ci_high < 50:
+        return True
+    return case.cause not in DRIFTS and bool(signals["kl_per_token"].value > KL_FLOOR)
 
 
 # -- the log, as TRL would have written it ---------------------------------------------------------

@@ -328,25 +328,22 @@ def _against_held_out(
         return {}
     held_out = signals["held_out_accuracy"]
     late = from_log.mean(from_log.tail(train["accuracy"].to_numpy(dtype=np.float64)))
-    found = {
-        "held_out_gap": Signal(
-            late.value - held_out.value,
-            late.ci_low - held_out.ci_high,
-            late.ci_high - held_out.ci_low,
-            held_out.n,
-        )
-    }
+    gap = late.value - held_out.value
+    half = math.hypot(_half(late), _half(held_out))
+    found = {"held_out_gap": Signal(gap, gap - half, gap + half, held_out.n)}
     epochs = float(settings.get("epochs") or 1)
     first_pass = train["accuracy"].to_numpy(dtype=np.float64)[: max(1, int(len(train) / epochs))]
     fresh = first_pass[len(first_pass) // 2 :]
     clean = held_out.value
     if len(fresh) >= 10 and held_out.ci_low > 0.52:
         seen, scale = from_log.mean(fresh), 2 * clean - 1
-        spread = math.hypot(
-            (seen.ci_high - seen.ci_low) / 2, (held_out.ci_high - held_out.ci_low) / 2
-        )
+        spread = math.hypot(_half(seen), _half(held_out))
         value = (clean - seen.value) / scale
         found["run_label_noise"] = Signal(
             value, value - spread / scale, value + spread / scale, len(fresh)
         )
     return found
+
+
+def _half(signal: Signal) -> float:
+    return (signal.ci_high - signal.ci_low) / 2

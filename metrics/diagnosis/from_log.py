@@ -53,9 +53,8 @@ def log_signals(
     beta = _number(settings.get("beta"))
     if math.isfinite(beta):
         found["beta"] = Signal(beta)
-    found |= _inferred_beta(log, method)
     found |= _rewards(log, method)
-    found |= _falls(log, method, beta, found)
+    found |= _falls(log, method, beta)
     found |= _accuracy(log, _Log(evals), method)
     found |= _kto(log, settings) if method in ("", "kto") else {}
     found |= _own_samples(log, settings, method)
@@ -99,9 +98,9 @@ def _number(value: Any) -> float:
 
 
 def tail(values: Array) -> Array:
-    """The last fifth of the finite values, three at least where there are as many."""
+    """The last fifth of the finite values; of short logs five, or a third."""
     good = values[np.isfinite(values)]
-    return good[-max(3, math.ceil(TAIL * len(good))) :]
+    return good[-max(math.ceil(TAIL * len(good)), min(5, math.ceil(len(good) / 3))) :]
 
 
 def head(values: Array) -> Array:
@@ -194,32 +193,6 @@ def _comparable(start: float, method: str) -> bool:
 # -- rewards: is the reference the right one? ------------------------------------------------------
 
 
-def _inferred_beta(log: _Log, method: str) -> dict[str, Signal]:
-    """beta from a log that has rewards and log-probabilities.
-
-    log pi = log pi_ref + r / beta: over rows, the slope of log-probabilities on rewards is
-    1/beta, since what the reference gives a batch does not depend on the reward's noise.
-    """
-    slopes = []
-    for logps, reward in (("chosen_logps", "reward_chosen"), ("rejected_logps", "reward_rejected")):
-        y, x = log[logps], log[reward]
-        if y is None or x is None or method in NO_REFERENCE:
-            continue
-        good = np.isfinite(x) & np.isfinite(y)
-        if good.sum() < 8 or np.ptp(x[good]) < 1e-6:
-            continue
-        (slope, _), covariance = np.polyfit(x[good], y[good], 1, cov=True)
-        if slope > 0:
-            slopes.append((slope, math.sqrt(covariance[0, 0])))
-    if not slopes:
-        return {}
-    slope, error = min(slopes, key=lambda s: s[1] / s[0])
-    if error > 0.3 * slope:
-        return {}
-    low, high = 1 / (slope + 2 * error), 1 / max(slope - 2 * error, 1e-9)
-    return {"inferred_beta": Signal(1 / slope, low, high, log.n)}
-
-
 def _rewards(log: _Log, method: str) -> dict[str, Signal]:
     """How far rewards were from 0 when training began, where they must be 0."""
     pairs = [log[c] for c in ("reward_chosen", "reward_rejected")]
@@ -258,10 +231,8 @@ def _rewards(log: _Log, method: str) -> dict[str, Signal]:
 # -- falls of log-probabilities --------------------------------------------------------------------
 
 
-def _falls(log: _Log, method: str, beta: float, known: Mapping[str, Signal]) -> dict[str, Signal]:
+def _falls(log: _Log, method: str, beta: float) -> dict[str, Signal]:
     found: dict[str, Signal] = {}
-    if not math.isfinite(beta) and "inferred_beta" in known:
-        beta = known["inferred_beta"].value
     for answer in ("chosen", "rejected"):
         levels = _levels(log, answer, method, beta)
         if levels is None:
@@ -391,13 +362,17 @@ def _kto(log: _Log, settings: Mapping[str, Any]) -> dict[str, Signal]:
     up, down = log["count_chosen"], log["count_rejected"]
     found = {}
     if up is not None and down is not None:
-        found["one_class_rows"] = Signal(float(np.mean((up == 0) | (down == 0))), n=log.n)
-        if up.sum() and down.sum():
+        good = np.isfinite(up) & np.isfinite(down)
+        up, down = up[good], down[good]
+        if good.any():
+            one = (up == 0) | (down == 0)
+            found["one_class_rows"] = Signal(float(one.mean()), n=int(good.sum()))
+        if up.sum() > 0 and down.sum() > 0:
             d = _number(settings.get("desirable_weight", 1.0))
             u = _number(settings.get("undesirable_weight", 1.0))
-            ratio = d * float(up.sum()) / (u * float(down.sum()))
-            found["class_pull"] = Signal(ratio, n=int(up.sum() + down.sum()))
-            found["class_pull_excess"] = Signal(max(ratio / (4 / 3), 1 / ratio), n=log.n)
+            n, ratio = int(up.sum() + down.sum()), d * float(up.sum()) / (u * float(down.sum()))
+            found["class_pull"] = Signal(ratio, n=n)
+            found["class_pull_excess"] = Signal(max(ratio / (4 / 3), 1 / ratio), n=n)
     rewards = [log.raw(c) for c in ("reward_chosen", "reward_rejected")]
     if "one_class_rows" not in found and all(v is not None for v in rewards):
         up_missing, down_missing = (~np.isfinite(v) for v in rewards if v is not None)

@@ -202,7 +202,7 @@ CAUSES: tuple[Cause, ...] = (
                  Condition("held_out_loss_rise", above=0.0, source="no rise"),),
                 0.85, "warning",
             ),
-            Route("run", (Condition("held_out_gap", above=0.25),), 0.8, "warning"),
+            Route("run", (Condition("held_out_gap", above=0.2),), 0.8, "warning"),
             Route(
                 "log",
                 (Condition("eval_loss_rise", above=0.03), Condition("accuracy_gap", above=0.12)),
@@ -217,7 +217,7 @@ CAUSES: tuple[Cause, ...] = (
             "raise beta or lower the learning rate",
         ),
         references=("Tunstall et al. 2023, arXiv 2310.16944 (DPO overfits after an epoch)",),
-        explains=("loss_and_evaluation_disagree", "noisy_labels"),
+        explains=("noisy_labels", *BEHAVIOUR),
         methods=(*PAIRS, "simpo"),
     ),
     Cause(
@@ -252,7 +252,7 @@ CAUSES: tuple[Cause, ...] = (
             "Azar et al. 2023, arXiv 2310.12036 (IPO)",
             "Chowdhury et al. 2024, arXiv 2403.00409 (robust DPO)",
         ),
-        explains=("loss_and_evaluation_disagree",),
+        explains=BEHAVIOUR,
         methods=(*PAIRS, "simpo"),
     ),
     Cause(
@@ -299,7 +299,6 @@ CAUSES: tuple[Cause, ...] = (
                     Condition("logged_rows", above=9),
                     Condition("loss_departure", below=0.02),
                     Condition("movement", below=0.02),
-                    Condition("accuracy_excess", below=0.1),
                 ),
                 0.85, "warning",
             ),
@@ -348,8 +347,7 @@ CAUSES: tuple[Cause, ...] = (
             "use DPO-Positive or an NLL term on chosen answers",
         ),
         references=("Pal et al. 2024, arXiv 2402.13228, section 3",),
-        explains=("not_learning", "noisy_labels", "logprob_collapse",
-                  "loss_and_evaluation_disagree"),
+        explains=("not_learning", "noisy_labels", "logprob_collapse", "stale_pairs", *BEHAVIOUR),
         methods=(*PAIRS, "simpo"),
     ),
     Cause(
@@ -367,7 +365,7 @@ CAUSES: tuple[Cause, ...] = (
             "or fine-tune on the chosen answers first (SFT), then DPO",
         ),
         references=("Tajwar et al. 2024, arXiv 2404.14367 (on-policy data)",),
-        explains=("loss_and_evaluation_disagree",),
+        explains=BEHAVIOUR,
         methods=(*PAIRS, "simpo"),
     ),
     Cause(

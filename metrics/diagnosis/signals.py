@@ -16,8 +16,6 @@ _LOG = {
     "loss_peak_ratio": ("highest loss over that at the start", "ratio", "loss in the log"),
     "grad_norm_spike": ("highest gradient norm over its median", "ratio", "grad_norm in the log"),
     "beta": ("beta", "", "beta in the settings: --beta, or config.json beside the log"),
-    "inferred_beta": ("beta, from rewards against log-probabilities", "",
-                      "rewards/chosen and logps/chosen in the log"),
     "reward_margin_last": ("margin of rewards at the end", "reward", "rewards/margins in the log"),
     "reward_margin_size": ("size of the margin of rewards at the end", "reward",
                            "rewards/margins in the log"),

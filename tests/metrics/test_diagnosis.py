@@ -195,15 +195,6 @@ def test_ppo() -> None:
     assert said(ppo_rows(value_explained=np.full(n, -0.4)), method="ppo") == ["ppo_value_failing"]
 
 
-def test_beta_is_inferred_from_rewards_and_log_probabilities() -> None:
-    inside = 0
-    for seed in range(40):
-        train = rows(beta=0.07, chosen=-60.0, rejected=-120.0, seed=seed)
-        inferred = from_log.log_signals(train, NO_EVALS)["inferred_beta"]
-        inside += inferred.ci_low < 0.07 < inferred.ci_high
-    assert inside >= 34  # of 40 intervals of two standard errors
-
-
 @given(scale=st.floats(0.05, 20))
 @settings(max_examples=30, deadline=None)
 def test_the_diagnosis_does_not_depend_on_the_length_of_answers(scale: float) -> None:
