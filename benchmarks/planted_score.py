@@ -46,7 +46,7 @@ def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
     there = [c for c in chosen if (out / "cases" / c.name / ".done").exists()]
     print(f"{len(there)} of {len(chosen)} runs are there")
     whole = [_whole(c, out) for c in there]
-    logs = [a for c in there for a in _foreign(c, out)]
+    logs = [b._replace(measurable=a.measurable) for a in whole for b in _foreign(a.case, out)]
     for world in ("tune", "judge"):
         for title, answers in (("full runs", whole), ("logs alone", logs)):
             _print(f"{title}, world {world!r}", [a for a in answers if a.case.world == world],
@@ -87,6 +87,8 @@ def _foreign(case: Case, out: Path) -> list[Answer]:
     Of some healthy ones a copy whose loss turns NaN."""
     if case.cause and case.cause not in (*IN_LOGS, "compound"):
         return []
+    if case.cause == "near_identical_pairs" and case.strength < 1:
+        return []  # means of batches show only what all pairs have
     folder = out / "logs" / case.name
     trial = _trial(case, out)
     rows = pd.DataFrame(records.read_jsonl(trial / "train.jsonl"))

@@ -261,6 +261,7 @@ class _Reader:
         if kind == "pairs" and (texts := self.task.data / "pairs.jsonl").is_file():
             pairs = [(_text(r["chosen"]), _text(r["rejected"])) for r in records.read_jsonl(texts)]
             found |= from_run.pair_signals(pairs)
+            found |= _labels(texts, self.task.data / "pairs_held_out.jsonl")
         return found
 
     def _held_out(self, measured_at: Sequence[Path]) -> pd.DataFrame:
@@ -279,6 +280,25 @@ class _Reader:
                 folder, self.task, self.calibration
             )
         return self._evidence[str(folder)]
+
+
+def _labels(trained_on: Path, held_out: Path) -> dict[str, Signal]:
+    """What length, style and words predict of the training labels, and the share of them that is
+    flipped if the held-out labels, of the same source, are right."""
+    from prefeval.harness import audit, data
+    from prefeval.metrics.data_predicted import predicted
+
+    if not (held_out.is_file() and held_out.stat().st_size):
+        return {}
+    frames = [
+        audit.marked(audit.frame_of(data.load_pairs(f).items)) for f in (trained_on, held_out)
+    ]
+    known = {"noise_beside_trusted": "text_label_noise", "length_predicts": "length_predicts"}
+    return {
+        known[f.name]: Signal(f.value, f.ci_low, f.ci_high, f.n)
+        for f in predicted(frames[0], frames[1], seed=0)[0]
+        if f.name in known
+    }
 
 
 def _answers(row: Mapping[str, Any]) -> list[from_run.Answer]:

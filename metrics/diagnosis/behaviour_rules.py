@@ -109,7 +109,7 @@ CAUSES: tuple[Cause, ...] = (
                 "run",
                 (
                     Condition("length_ratio", above=1.5),
-                    Condition("longer_chosen_share", above=0.6),
+                    Condition("length_predicts", above=0.6),
                     Condition("length_share", above=0.1),
                 ),
                 0.85, "error",

@@ -26,10 +26,11 @@ SAMPLES_ITSELF = ("ppo", "grpo")
 
 
 class Levels(NamedTuple):
-    """Log-ratios of an answer over the rows (n,), nats/sequence, and the reference's level."""
+    """Log-ratios of an answer over the rows (n,) and what the reference gave it (n,), both
+    nats/sequence."""
 
     delta: Array
-    reference: float
+    reference: Array
     noisy: bool
     """whether the start's own batches are in ``delta``, which then has their noise"""
 
@@ -146,6 +147,28 @@ def _scaled(signal: Signal, factor: float) -> Signal:
     return Signal(signal.value * factor, low, high, signal.n)
 
 
+def tail_rows(*columns: Array) -> Array:
+    """The tail (rows, columns) of the rows in which every column is finite."""
+    rows = np.stack(columns, axis=1)
+    good = np.flatnonzero(np.isfinite(rows).all(axis=1))
+    return np.asarray(rows[tail(good.astype(np.float64)).astype(int)])
+
+
+def _ratio(rows: Array) -> Signal:
+    """-Sum(delta) / |Sum(reference)| over rows (n, 2), and its t interval: batches of long answers
+    have more of both, so the ratio of the sums is steadier than the mean of either."""
+    n = len(rows)
+    total = abs(float(rows[:, 1].sum()))
+    if not n or not total:
+        return Signal(math.nan)
+    value = -float(rows[:, 0].sum()) / total
+    if n < 3:
+        return Signal(value, n=n)
+    left = -rows[:, 0] - value * np.abs(rows[:, 1])
+    half = float(special.stdtrit(n - 1, 0.975) * left.std(ddof=1) * math.sqrt(n)) / total
+    return Signal(value, value - half, value + half, n)
+
+
 def _absolute(signal: Signal) -> Signal:
     low, high = abs(signal.ci_low), abs(signal.ci_high)
     inside = signal.ci_low < 0 < signal.ci_high
@@ -237,16 +260,14 @@ def _falls(log: _Log, method: str, beta: float) -> dict[str, Signal]:
         levels = _levels(log, answer, method, beta)
         if levels is None:
             continue
-        end = tail(levels.delta)
-        if levels.noisy:
-            logps = log[f"{answer}_logps"]
-            assert logps is not None
+        logps = log[f"{answer}_logps"]
+        if levels.noisy and logps is not None:
             change = _difference(tail(logps), head(logps))
+            found[f"fall_{answer}"] = _per(change, -abs(_middle(head(logps))))
         else:
-            change = mean(end)
+            change = mean(tail(levels.delta))
+            found[f"fall_{answer}"] = _ratio(tail_rows(levels.delta, levels.reference))
         found[f"log_delta_{answer}"] = change
-        if math.isfinite(levels.reference) and levels.reference:
-            found[f"fall_{answer}"] = _per(change, -abs(levels.reference))
         lengths = log[f"{answer}_length"]
         lengths = log["length"] if lengths is None and method not in SAMPLES_ITSELF else lengths
         if lengths is not None:
@@ -293,11 +314,12 @@ def _levels(log: _Log, answer: str, method: str, beta: float) -> Levels | None:
     if delta is None and reward is not None and method not in NO_REFERENCE and beta > 0:
         delta = reward / beta
     if delta is not None:
-        level = math.nan if logps is None else float(np.nanmean(logps - delta))
-        return Levels(delta, level, noisy=False)
+        reference = np.full_like(delta, math.nan) if logps is None else logps - delta
+        return Levels(delta, reference, noisy=False)
     if logps is None or log.n < 4:
         return None
-    return Levels(logps - head(logps).mean(), float(head(logps).mean()), noisy=True)
+    level = _middle(head(logps))
+    return Levels(logps - level, np.full_like(logps, level), noisy=True)
 
 
 # -- training against evaluation -------------------------------------------------------------------

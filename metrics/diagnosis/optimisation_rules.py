@@ -225,8 +225,9 @@ CAUSES: tuple[Cause, ...] = (
         title="A large share of the labels is wrong",
         verdict="Training labels are followed in {accuracy_last:.0%} of pairs where clean ones are "
         "in {held_out_accuracy|eval_accuracy_last:.0%}; share of training labels flipped: about "
-        "{run_label_noise|label_noise:.0%}.",
+        "{text_label_noise|run_label_noise|label_noise:.0%}.",
         routes=(
+            Route("run", (Condition("text_label_noise", above=0.1),), 0.8, "warning"),
             Route("run", (Condition("run_label_noise", above=0.1),), 0.8, "warning"),
             Route("log", (Condition("label_noise", above=0.1),), 0.7, "warning"),
             Route(

@@ -116,6 +116,10 @@ _RUN = {
     "held_out_gap": ("training accuracy less held-out accuracy", "share", _PAIRS),
     "run_label_noise": ("share of flipped training labels, if held-out ones are clean", "share",
                         "a log and held-out pairs"),
+    "text_label_noise": (
+        "share of flipped training labels by what text predicts, if held-out ones are clean",
+        "share", _TRAINED),
+    "length_predicts": ("how well length alone predicts the training labels", "AUC", _TRAINED),
     "distinct_within_share": ("diversity of answers to one prompt over the reference's", "ratio",
                               "several samples a prompt in the evaluation"),
     "distinct_across_share": ("diversity across prompts over the reference's", "ratio",
