@@ -115,6 +115,8 @@ def test_json_output_is_json_and_nothing_else(finished: Path, lab_cache: Path) -
     run = prefeval([*SWEEP, "--json", "--out", str(finished.parent)], lab_cache)
     summary = json.loads(run.stdout)
     assert {row["beta"] for row in summary["table"]} == {0.05, 0.3}
+    (advice,) = summary["advice"]
+    assert (advice["kind"], "--smoke" in advice["command"]) == ("smoke", False)
 
 
 def test_run_killed_at_random_moments_ends_equal_to_an_undisturbed_one(
