@@ -29,6 +29,7 @@ from prefeval.metrics.stats import Array, Estimate
 SHARES = (0.05, 0.1, 0.2, 0.4, 1.0)  # of the rows, the surest first
 MIN_ROWS = 30
 MIN_REPEATS = 20
+SURE = 4.0
 
 
 class Bound(NamedTuple):
@@ -108,21 +109,22 @@ def beside_trusted(
 
     (1 - R/T)/2, where R and T are mean agreements y tanh(s/2) of scores that have not seen their
     labels, by models of both parts: tanh(s/2) is the label that a score expects. The interval is
-    Fieller's (1954). Below 0 the trusted labels are the noisier ones. NaN where T is not shown to
-    be above 0: then nothing is predictable, and nothing can be said.
+    Fieller's (1954). Below 0 the trusted labels are the noisier ones. NaN where T is not `SURE`
+    standard errors above 0: what passes a lower bar is what happens to look predictable, and its
+    rates come out too high.
     """
     agree = labels * np.tanh(scores / 2)
     parts = (agree[~trusted], clusters[~trusted]), (agree[trusted], clusters[trusted])
     r, t = (stats.clustered_mean(a, c, level) for a, c in parts)
-    if not (t.ci_low > 0 and math.isfinite(r.stderr)):
-        return stats.undefined("nothing predicts the trusted labels, so nothing compares", r.n)
+    if not (t.value > SURE * t.stderr and math.isfinite(r.stderr)):
+        return stats.undefined("too little predicts the trusted labels: give more of them", r.n)
     groups = min(len(np.unique(c)) for _, c in parts)
     z2 = stats.t_quantile(groups, level) ** 2
     a = t.value**2 - z2 * t.stderr**2
     b = r.value * t.value
     c = r.value**2 - z2 * r.stderr**2
-    if a <= 0:
-        return stats.undefined("too little predicts the trusted labels to compare", r.n)
+    if a <= 0:  # few clusters, and so a wide t
+        return stats.undefined("too few prompts for an interval: give more of them", r.n)
     root = math.sqrt(max(0.0, b * b - a * c))
     low, high = (1 - (b + root) / a) / 2, (1 - (b - root) / a) / 2
     return Estimate((1 - r.value / t.value) / 2, (high - low) / 2 / math.sqrt(z2), low, high, r.n)

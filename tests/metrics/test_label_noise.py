@@ -91,7 +91,7 @@ def test_nothing_is_said_where_nothing_predicts_the_trusted_labels() -> None:
     scores = np.ones(400)
     found = label_noise.beside_trusted(scores, labels, np.arange(400), trusted)
     assert math.isnan(found.value)
-    assert "nothing predicts the trusted labels" in found.reason
+    assert "too little predicts the trusted labels" in found.reason
 
 
 def test_suspects_are_the_labels_that_scores_contradict_most() -> None:
