@@ -4,8 +4,10 @@ another trainer would have written it."""
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from planted import Case
 
 from prefeval import records
 from prefeval.harness import diagnose
-from prefeval.metrics import stats
+from prefeval.metrics import diagnosis, stats
+from prefeval.metrics.diagnosis import from_log, from_run
+from prefeval.metrics.diagnosis.terms import Diagnosis, Signal
 
 EVERY = 5  # steps a row of the foreign log
 IN_LOGS = (
@@ -29,6 +33,10 @@ DRIFTS = (
     "low_beta_drift", "logprob_collapse", "no_anchor_drift", "ppo_kl_runaway", "unknown",
     "format_unlearned", "tool_use_unlearned", "refusal_unlearned",
 )  # fmt: skip
+APART = {
+    "compound": "two faults at once, one of them named",
+    "unknown": "faults of no listed kind, called unknown or by the damage",
+}
 KL_FLOOR = 0.03  # nats/token
 
 
@@ -45,16 +53,32 @@ def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
     """Print confusion and rates, from full runs and from logs alone, world by world."""
     there = [c for c in chosen if (out / "cases" / c.name / ".done").exists()]
     print(f"{len(there)} of {len(chosen)} runs are there")
-    whole = [_whole(c, out) for c in there]
+    whole = [_whole(c, out) for c in _progress(there)]
     logs = [b._replace(measurable=a.measurable) for a in whole for b in _foreign(a.case, out)]
     for world in ("tune", "judge"):
-        for title, answers in (("full runs", whole), ("logs alone", logs)):
-            _print(f"{title}, world {world!r}", [a for a in answers if a.case.world == world],
-                   misses, logs=title == "logs alone")  # fmt: skip
+        parts = {
+            "full runs": [a for a in whole if a.case.world == world],
+            "logs alone": [a for a in logs if a.case.world == world],
+        }
+        print(f"\n## World {world!r}\n")
+        _rates(parts)
+        _matrix(parts)
+        _precision(parts)
+        for answer in [a for part in parts.values() for a in part] if misses else []:
+            if not _right(answer):
+                mark = "" if answer.measurable else " (no measurable damage)"
+                print(f"  {answer.case.name}: {answer.said or 'healthy'}{mark}")
     return 0
 
 
-def _first(found: diagnose.Diagnosis) -> str:
+def _progress(there: Sequence[Case]) -> Iterator[Case]:
+    for number, case in enumerate(there, 1):
+        print(f"\r{number}/{len(there)}", end="", file=sys.stderr, flush=True)
+        yield case
+    print(file=sys.stderr)
+
+
+def _first(found: Diagnosis) -> str:
     return next((f.cause for f in found.findings if f.severity != "info"), "")
 
 
@@ -63,8 +87,27 @@ def _trial(case: Case, out: Path) -> Path:
 
 
 def _whole(case: Case, out: Path) -> Answer:
-    subject = diagnose.read(_trial(case, out))[0]
-    return Answer(case, _first(subject.diagnosis), _measurable(case, subject.signals))
+    signals = _signals(case, out)
+    found = diagnosis.diagnose(signals, method=case.method)
+    return Answer(case, _first(found), _measurable(case, signals))
+
+
+def _signals(case: Case, out: Path) -> dict[str, Signal]:
+    """A run's signals, kept for as long as the code that reads them is the same: rules may change
+    without reading 300 runs again."""
+    sources = (diagnose.__file__, from_log.__file__, from_run.__file__)
+    key = records.content_hash([Path(f).read_text(encoding="utf-8") for f in sources])
+    kept = out / "signals" / f"{case.name}.json"
+    if kept.exists() and (saved := records.read_json(kept))["key"] == key:
+        return {
+            name: Signal(*(math.nan if v is None else v for v in values))
+            for name, values in saved["signals"].items()
+        }
+    signals = diagnose.read(_trial(case, out))[0].signals
+    plain = {name: [s.value, s.ci_low, s.ci_high, s.n] for name, s in signals.items()}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(kept, {"key": key, "signals": plain})
+    return dict(signals)
 
 
 def _measurable(case: Case, signals: Any) -> bool:
@@ -174,7 +217,7 @@ def _history(case: Case, rows: pd.DataFrame, evals: list[dict[str, Any]]) -> lis
         means = {v: float(part[k].mean()) for k, v in names.items() if k in part}
         found.append({**row, **{k: v for k, v in means.items() if np.isfinite(v)}})
         found += [e for e in evals if step - every < e["step"] <= step]
-    return found
+    return sorted(found, key=lambda r: r["step"])
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -182,7 +225,7 @@ def _history(case: Case, rows: pd.DataFrame, evals: list[dict[str, Any]]) -> lis
 
 def _share(good: int, n: int) -> str:
     if not n:
-        return "none"
+        return ""
     found = stats.proportion(np.repeat([1.0, 0.0], [good, n - good]))
     return (
         f"{good} of {n} = {100 * found.value:.1f}% "
@@ -194,27 +237,55 @@ def _right(answer: Answer) -> bool:
     return answer.said in (answer.case.accepted or (answer.case.cause,))
 
 
-def _print(title: str, answers: Sequence[Answer], misses: bool, *, logs: bool) -> None:
-    healthy = [a for a in answers if not a.case.cause]
-    faulty = [a for a in answers if a.case.cause]
-    plain = [a for a in faulty if a.measurable and a.case.cause not in ("compound", "unknown")]
-    print(f"\n## {title}")
-    print(f"false alarms: {_share(sum(bool(a.said) for a in healthy), len(healthy))}")
-    print(f"top cause right: {_share(sum(map(_right, plain)), len(plain))}")
-    for kind in ("compound", "unknown"):
-        some = [a for a in faulty if a.case.cause == kind]
-        print(f"{kind}: {_share(sum(map(_right, some)), len(some))}")
-    faint = [a for a in faulty if not a.measurable]
-    print(f"without measurable damage: {_share(sum(map(_right, faint)), len(faint))}")
-    table: dict[str, Counter[str]] = {}
-    for a in answers:
-        table.setdefault(a.case.cause or "healthy", Counter())[a.said or "healthy"] += 1
-    print("| planted | n | said |\n|---|---|---|")
-    for cause, said in sorted(table.items()):
-        words = ", ".join(f"{k} {v}" for k, v in said.most_common())
-        print(f"| `{cause}` | {sum(said.values())} | {words} |")
-    if misses:
-        for a in answers:
-            if a.said != a.case.cause and not (a.case.cause and _right(a)):
-                mark = "" if a.measurable else " (no measurable damage)"
-                print(f"  {a.case.name}: {a.said or 'healthy'}{mark}")
+def _rates(parts: Mapping[str, Sequence[Answer]]) -> None:
+    """Rates with 95% intervals, a column a kind of input."""
+    rows: dict[str, list[str]] = {}
+    for answers in parts.values():
+        healthy = [a for a in answers if not a.case.cause]
+        faulty = [a for a in answers if a.case.cause]
+        plain = [a for a in faulty if a.measurable and a.case.cause not in APART]
+        kinds = {
+            "false alarms on healthy runs": (sum(not _right(a) for a in healthy), len(healthy)),
+            "top cause right": (sum(map(_right, plain)), len(plain)),
+        }
+        for kind in APART:
+            some = [a for a in faulty if a.case.cause == kind]
+            kinds[APART[kind]] = (sum(map(_right, some)), len(some))
+        faint = [a for a in faulty if not a.measurable and a.case.cause not in APART]
+        kinds["faults without measurable damage, named"] = (sum(map(_right, faint)), len(faint))
+        for name, (good, n) in kinds.items():
+            rows.setdefault(name, []).append(_share(good, n))
+    print(f"| | {' | '.join(parts)} |\n|---|{'---|' * len(parts)}")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def _matrix(parts: Mapping[str, Sequence[Answer]]) -> None:
+    """What was said of each planted cause, the answers that count as right first."""
+    causes = sorted({a.case.cause for part in parts.values() for a in part})
+    heads = " | ".join(f"{name}: right, said instead" for name in parts)
+    print(f"\n| planted | {heads} |\n|---|{'---|' * len(parts)}")
+    for cause in causes:
+        cells = []
+        for answers in parts.values():
+            some = [a for a in answers if a.case.cause == cause]
+            wrong = Counter(_word(a) for a in some if not _right(a))
+            said = "".join(f", {word} {n}" for word, n in wrong.most_common())
+            cells.append(f"{sum(map(_right, some))}/{len(some)}{said}" if some else "")
+        name = f"`{cause}`" if cause and cause not in APART else APART.get(cause, "healthy")
+        print(f"| {name} | {' | '.join(cells)} |")
+    print()
+
+
+def _word(answer: Answer) -> str:
+    word = f"`{answer.said}`" if answer.said else "nothing"
+    return word if answer.measurable else f"{word} (faint)"
+
+
+def _precision(parts: Mapping[str, Sequence[Answer]]) -> None:
+    """Of each answer, how often it was right: what `Route.confidence` stands for."""
+    for name, answers in parts.items():
+        said = Counter(a.said for a in answers if a.said)
+        right = Counter(a.said for a in answers if a.said and _right(a))
+        words = ", ".join(f"{cause} {right[cause]}/{n}" for cause, n in sorted(said.items()))
+        print(f"{name}, right of those said: {words}")

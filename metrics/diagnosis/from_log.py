@@ -181,7 +181,7 @@ def _absolute(signal: Signal) -> Signal:
 def _numerical(log: _Log, method: str) -> dict[str, Signal]:
     found = {}
     bad = np.zeros(log.n, dtype=bool)
-    for name in ("loss", "grad_norm", "chosen_logps", "rejected_logps", "policy_loss"):
+    for name in ("loss", "grad_norm", "policy_loss"):  # others have no value where a class has none
         if (values := log.raw(name)) is not None and np.isfinite(values).any():
             first = int(np.isfinite(values).argmax())
             bad[first:] |= ~np.isfinite(values[first:])
@@ -236,7 +236,8 @@ def _rewards(log: _Log, method: str) -> dict[str, Signal]:
     steps = log["step"]
     if steps is None or log.n < 4 or log["reward_chosen"] is None:
         return found
-    early = steps[0] <= max(10.0, 0.03 * float(np.nanmax(steps)))
+    rewards = [v for v in rewards if np.isfinite(v[:5]).any()]
+    early = bool(rewards) and steps[0] <= max(10.0, 0.03 * float(np.nanmax(steps)))
     if not early:
         return found
     starts = []

@@ -23,7 +23,13 @@ CAUSES: tuple[Cause, ...] = (
         verdict="The loss ended at {loss_ratio:.2g} times its start and rose to "
         "{loss_peak_ratio:.2g} times: steps were too large for it to come down.",
         routes=(
-            Route("log", (Condition("loss_ratio", above=2.0),), 0.9, "error"),
+            Route(
+                "log",
+                (Condition("loss_ratio", above=2.0), Condition("movement", above=0.3)),
+                0.9,
+                "error",
+            ),
+            Route("log", (Condition("loss_ratio", above=6.0),), 0.8, "error"),
         ),
         alternatives=("a loss whose scale changes, or data of another kind later on",),
         actions=(
@@ -161,7 +167,7 @@ CAUSES: tuple[Cause, ...] = (
             ),
             Route("run", (Condition("fall_both", above=1.0),), 0.85, "error", needs=("damaged",)),
             Route("log", (Condition("fall_both", above=1.0, source=COLLAPSE),), 0.9, "error"),
-            Route("log", (Condition("fall_both", above=0.6, source=COLLAPSE),), 0.75, "warning"),
+            Route("log", (Condition("fall_both", above=0.5, source=COLLAPSE),), 0.75, "warning"),
             Route(
                 "log",
                 (
@@ -254,7 +260,7 @@ CAUSES: tuple[Cause, ...] = (
             "Chowdhury et al. 2024, arXiv 2403.00409 (robust DPO)",
         ),
         explains=BEHAVIOUR,
-        methods=(*PAIRS, "simpo"),
+        methods=("dpo", "ipo", "simpo"),
     ),
     Cause(
         id="high_beta",
@@ -285,7 +291,7 @@ CAUSES: tuple[Cause, ...] = (
             "compare methods at equal KL, never at equal beta",
         ),
         references=("Rafailov et al. 2023, arXiv 2305.18290, equation 7",),
-        explains=("not_learning",),
+        explains=("not_learning", "diverged", "overfit", "noisy_labels", *BEHAVIOUR),
         methods=PAIRS,
     ),
     Cause(

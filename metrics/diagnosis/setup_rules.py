@@ -75,7 +75,7 @@ CAUSES: tuple[Cause, ...] = (
             ),
             Route(
                 "run",
-                (Condition("pair_start", above=0.5),),
+                (Condition("pair_start", above=0.05),),
                 0.95, "error",
             ),
         ),
@@ -138,7 +138,10 @@ CAUSES: tuple[Cause, ...] = (
         routes=(
             Route("run", (Condition("ref_gap_to_held_out", below=-0.25),), 0.85, "error"),
         ),
-        alternatives=("training and held-out pairs of different sources",),
+        alternatives=(
+            "training and held-out pairs of different sources",
+            "answers that stand under another's prompt",
+        ),
         actions=(
             "render both with the reference's own chat template; compare the template's hash in "
             "the manifest with the checkpoint's",

@@ -6,7 +6,7 @@ from prefeval.metrics.diagnosis.terms import SignalSpec
 
 _LOG = {
     "logged_rows": ("rows in the log", "rows", "a training log"),
-    "nonfinite_rows": ("rows with a loss, gradient or log-probability that is no number", "rows",
+    "nonfinite_rows": ("rows with a loss or gradient that is no number", "rows",
                        "loss or grad_norm in the log"),
     "first_nonfinite_step": ("first step with one", "step", "a log with NaN"),
     "loss_first": ("loss at the start", "nats", "loss in the log"),
