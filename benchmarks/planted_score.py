@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -25,10 +26,10 @@ EVERY = 5  # steps a row of the foreign log
 IN_LOGS = (
     "policy_is_reference", "wrong_reference", "one_class_batches", "not_learning", "high_beta",
     "low_beta_drift", "logprob_collapse", "diverged", "inverted_labels", "noisy_labels",
-    "overfit", "near_identical_pairs", "no_anchor_drift", "kto_imbalance", "ppo_kl_runaway",
+    "overfit", "near_identical_pairs", "no_anchor_drift", "ppo_kl_runaway",
     "ppo_value_failing", "entropy_collapse", "nan",
 )  # fmt: skip
-"""Causes that a training log can show at all."""
+"""Causes that these logs can show: KTO's imbalance needs counts, which they do not have."""
 DRIFTS = (
     "low_beta_drift", "logprob_collapse", "no_anchor_drift", "ppo_kl_runaway", "unknown",
     "format_unlearned", "tool_use_unlearned", "refusal_unlearned",
@@ -37,6 +38,7 @@ APART = {
     "compound": "two faults at once, one of them named",
     "unknown": "faults of no listed kind, called unknown or by the damage",
 }
+OFFSET = 0.1  # nats/sequence by which a wrong reference is wrong, of about 16
 KL_FLOOR = 0.03  # nats/token
 
 
@@ -71,6 +73,18 @@ def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
     return 0
 
 
+LABELS = diagnose._labels
+FOUND: dict[str, dict[str, Signal]] = {}
+
+
+def _labels_once(trained_on: Path, held_out: Path) -> dict[str, Signal]:
+    """What text predicts of the labels, once for all cases with the same pairs."""
+    key = records.content_hash([f.read_text(encoding="utf-8") for f in (trained_on, held_out)])
+    if key not in FOUND:
+        FOUND[key] = LABELS(trained_on, held_out)
+    return FOUND[key]
+
+
 def _progress(there: Sequence[Case]) -> Iterator[Case]:
     for number, case in enumerate(there, 1):
         print(f"\r{number}/{len(there)}", end="", file=sys.stderr, flush=True)
@@ -103,7 +117,8 @@ def _signals(case: Case, out: Path) -> dict[str, Signal]:
             name: Signal(*(math.nan if v is None else v for v in values))
             for name, values in saved["signals"].items()
         }
-    signals = diagnose.read(_trial(case, out))[0].signals
+    with mock.patch.object(diagnose, "_labels", _labels_once):
+        signals = diagnose.read(_trial(case, out))[0].signals
     plain = {name: [s.value, s.ci_low, s.ci_high, s.n] for name, s in signals.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)
     records.write_json(kept, {"key": key, "signals": plain})
@@ -117,6 +132,8 @@ def _measurable(case: Case, signals: Any) -> bool:
     quiet = ("not_learning", "high_beta", "judge_too_noisy", "suite_too_small", "")
     if case.cause in quiet or "damaged" not in signals:
         return True
+    if case.cause == "wrong_reference":
+        return bool(signals["pair_start"].value > OFFSET)
     if signals["damaged"].value > 0 or signals["lc_win_rate"].ci_high < 50:
         return True
     return case.cause not in DRIFTS and bool(signals["kl_per_token"].value > KL_FLOOR)

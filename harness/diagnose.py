@@ -6,6 +6,7 @@ Gathers signals from files and hands them to ``metrics.diagnosis``; no model is 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TRIAL, LOG, METRICS, EVALUATED = "trial.json", "train.jsonl", "metrics.json", "checkpoints"
 MAX_ANSWERS = 4000
+RENDERED = 32
+STOPPED_AT = r"is (?:nan|-?inf) at step (\d+)"  # as `minitrainers.run` says why it stopped
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,11 @@ class _Reader:
         else:
             notes.append(f"{folder.name} has no {LOG} yet")
         signals.setdefault("beta", Signal(beta))
+        if why := self._failure(folder.name):
+            notes.append(f"{folder.name} failed: {why}")
+            if stopped := re.search(STOPPED_AT, why):
+                signals |= {"nonfinite_rows": Signal(1.0)}
+                signals |= {"first_nonfinite_step": Signal(float(stopped[1]))}
         measured_at = sorted(f.parent for f in folder.glob(f"checkpoint-*/{METRICS}"))
         if until is not None:
             measured_at = [f for f in measured_at if f.name <= until.name]
@@ -212,6 +220,12 @@ class _Reader:
             f"{folder.name}/{until.name}" if until else folder.name,
             method, signals, replace(found, notes=tuple(notes)),
         )  # fmt: skip
+
+    def _failure(self, name: str) -> str:
+        """Why the trial failed when it was last run; "" where it did not."""
+        events = records.read_jsonl(self.run.journal) if self.run.journal.is_file() else []
+        own = [e for e in events if e.get("job") == name and e["event"] in ("done", "failed")]
+        return str(own[-1].get("error") or "") if own and own[-1]["event"] == "failed" else ""
 
     def evaluated(self, folder: Path) -> Subject:
         """A checkpoint that `eval` measured: nothing of its training is known."""
@@ -262,7 +276,28 @@ class _Reader:
             pairs = [(_text(r["chosen"]), _text(r["rejected"])) for r in records.read_jsonl(texts)]
             found |= from_run.pair_signals(pairs)
             found |= _labels(texts, self.task.data / "pairs_held_out.jsonl")
+            found |= self._rendered(texts, rows)
         return found
+
+    def _rendered(self, texts: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Signal]:
+        """Whether the first training prompts are the tokens that the reference's own template and
+        tokenizer make of them now."""
+        from prefeval.harness import data, models
+        from prefeval.minitrainers.batches import encode_all
+
+        pairs = {p.id: p for p in data.load_pairs(texts).items}
+        some = [(pairs[r["id"]], r) for r in rows[:RENDERED] if r["id"] in pairs]
+        try:
+            tokenizer = models.load_tokenizer(self.task.reference)
+        except PrefevalError:  # the reference is no longer there: what it would say is not known
+            return {}
+        again = encode_all(
+            tokenizer,
+            [(p.prompt, p.chosen) for p, _ in some],
+            max_length=self.task.sizes.max_length,
+        )
+        same = [list(e.prompt_ids) == r["chosen"][0] for e, (_, r) in zip(again, some, strict=True)]
+        return {"template_agreement": Signal(sum(same) / len(same), n=len(same))} if same else {}
 
     def _held_out(self, measured_at: Sequence[Path]) -> pd.DataFrame:
         import pandas as pd

@@ -194,7 +194,7 @@ def main() -> None:
         files = {"harmless-base": HARMLESS, "dpo-demo": DEMO / "dpo_en_demo.json"}
         files["kto-demo"] = DEMO / "kto_en_demo.json"
         given = [f"{name}={options.preferences / file}" for name, file in files.items()]
-        study = ("scripts/study_audit.py", "--seeds", "20", "--lab", "--data", *given)
+        study = ("scripts/study_audit.py", "--seeds", "10", "--lab", "--data", *given)
         blocks["study-audit"] = partial(printed, *study)
     if options.xstest:
         blocks["xstest"] = partial(printed, "scripts/xstest.py", "--data", options.xstest)

@@ -197,7 +197,9 @@ def _numerical(log: _Log, method: str) -> dict[str, Signal]:
     if losses is not None and method not in SAMPLES_ITSELF:
         start, end = float(np.median(head(losses))), mean(tail(losses))
         found["loss_first"], found["loss_last"] = Signal(start), end
-        found["loss_departure"] = _absolute(_difference(tail(losses), head(losses)))
+        found["loss_departure"] = _per(
+            _absolute(_difference(tail(losses), head(losses))), abs(start)
+        )
         if _comparable(start, method):
             found["loss_ratio"] = Signal(float(np.median(tail(losses))) / start, n=end.n)
             found["loss_peak_ratio"] = Signal(float(np.nanmax(losses)) / start, n=log.n)
@@ -396,10 +398,12 @@ def _kto(log: _Log, settings: Mapping[str, Any]) -> dict[str, Signal]:
             n, ratio = int(up.sum() + down.sum()), d * float(up.sum()) / (u * float(down.sum()))
             found["class_pull"] = Signal(ratio, n=n)
             found["class_pull_excess"] = Signal(max(ratio / (4 / 3), 1 / ratio), n=n)
-    rewards = [log.raw(c) for c in ("reward_chosen", "reward_rejected")]
-    if "one_class_rows" not in found and all(v is not None for v in rewards):
-        up_missing, down_missing = (~np.isfinite(v) for v in rewards if v is not None)
-        if up_missing.any() or down_missing.any():
+    for kind in ("reward_{}", "delta_{}", "{}_logps"):
+        columns = [log.raw(kind.format(side)) for side in ("chosen", "rejected")]
+        if "one_class_rows" in found or any(c is None for c in columns):
+            continue
+        up_missing, down_missing = (~np.isfinite(c) for c in columns if c is not None)
+        if up_missing.any() or down_missing.any():  # a mean over none is NaN, or is not logged
             losses = log.raw("loss")
             fine = np.isfinite(losses) if losses is not None else np.ones(log.n, dtype=bool)
             one = (up_missing ^ down_missing) & fine

@@ -17,7 +17,7 @@ from prefeval.metrics.retention import MARGIN, changes
 from prefeval.metrics.stats import Array
 from prefeval.records import MetricResult
 
-NEAR = 0.9  # share of words that two answers have in common, in order
+NEAR = 0.8  # share of words that two answers have in common, in order
 SIMILAR_SAMPLE = 400
 ALPHA = 0.05
 

@@ -67,6 +67,7 @@ UNKNOWN = Cause(
     routes=(
         Route("run", (Condition("damaged", above=0),), 0.5, "warning"),
         Route("run", (Condition("lc_win_rate", below=50.0, source="chance"),), 0.5, "warning"),
+        Route("run", (Condition("ref_gap_to_held_out", below=-0.25),), 0.5, "warning"),
         Route("log", (Condition("grad_norm_spike", above=30.0),), 0.4, "warning"),
         Route("log", (Condition("loss_peak_ratio", above=3.0),), 0.4, "warning"),
     ),

@@ -297,14 +297,14 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="not_learning",
         title="The policy is not learning",
-        verdict="Over {logged_rows:g} rows the loss moved by {loss_departure:.3f} and the "
+        verdict="Over {logged_rows:g} rows the loss moved by {loss_departure:.1%} and the "
         "log-probabilities by {movement:.1%}; accuracy is {accuracy_last:.0%}.",
         routes=(
             Route(
                 "log",
                 (
                     Condition("logged_rows", above=9),
-                    Condition("loss_departure", below=0.02),
+                    Condition("loss_departure", below=0.03),
                     Condition("movement", below=0.02),
                 ),
                 0.85, "warning",
@@ -313,7 +313,7 @@ CAUSES: tuple[Cause, ...] = (
                 "log",
                 (
                     Condition("logged_rows", above=9),
-                    Condition("loss_departure", below=0.02),
+                    Condition("loss_departure", below=0.03),
                     Condition("reward_margin_size", below=0.02),
                     Condition("movement", below=0.1),
                     Condition("accuracy_excess", below=0.1),
@@ -338,7 +338,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="near_identical_pairs",
         title="Chosen and rejected answers are nearly the same text",
-        verdict="Pairs whose answers share over 90% of their words: {near_identical_share:.0%}; "
+        verdict="Pairs whose answers share over 80% of their words: {near_identical_share:.0%}; "
         "distance of their log-probabilities: {pair_gap:.0%}. The loss pushes both down together.",
         routes=(
             Route("run", (Condition("near_identical_share", above=0.3),), 0.9, "warning"),
@@ -350,7 +350,7 @@ CAUSES: tuple[Cause, ...] = (
         ),
         alternatives=("edits that are all that matters (a sign, a number): then keep them",),
         actions=(
-            "leave out pairs above 90% similarity, or sample answers at a higher temperature",
+            "leave out pairs above 80% similarity, or sample answers at a higher temperature",
             "use DPO-Positive or an NLL term on chosen answers",
         ),
         references=("Pal et al. 2024, arXiv 2402.13228, section 3",),

@@ -132,16 +132,13 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="template_mismatch",
         title="Training text is rendered otherwise than in use",
-        verdict="The reference finds training answers {ref_gap_to_held_out:+.0%} as likely, in "
-        "nats a token, as held-out answers of the same source: the prompt in training is not the "
-        "one that the model knows.",
+        verdict="{template_agreement:.0%} of training prompts are tokens that the reference's own "
+        "template makes of them; it finds the training answers {ref_gap_to_held_out:+.0%} as "
+        "likely, in nats a token, as held-out ones of the same source.",
         routes=(
-            Route("run", (Condition("ref_gap_to_held_out", below=-0.25),), 0.85, "error"),
+            Route("run", (Condition("template_agreement", below=0.95),), 0.9, "error"),
         ),
-        alternatives=(
-            "training and held-out pairs of different sources",
-            "answers that stand under another's prompt",
-        ),
+        alternatives=("a template that was changed on purpose, and is used in use too",),
         actions=(
             "render both with the reference's own chat template; compare the template's hash in "
             "the manifest with the checkpoint's",

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from prefeval import records
-from prefeval.harness import measured
+from prefeval.harness import diagnose, measured
 from prefeval.harness.task import Sizes, Task, read_prompts
 from prefeval.suites import checks
 
@@ -101,6 +101,21 @@ def test_a_run_a_trial_and_a_checkpoint_are_diagnosed(finished: Path, lab_cache:
         known = {row["cause"] for part in ("findings", "checks", "skipped") for row in found[part]}
         assert {"logprob_collapse", "format_unlearned", "bos_eos_broken"} <= known
         assert {"bos_eos_broken", "wrong_reference"} <= {row["cause"] for row in found["checks"]}
+
+
+def test_a_trial_that_stopped_itself_at_nan_is_diagnosed_as_that(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    trial = sorted(run.glob("trials/dpo-*"))[0]
+    why = "loss is nan at step 3 (examples a, b; last good checkpoint: none); lower the rate"
+    event = {"time": "now", "event": "failed", "job": trial.name, "error": why}
+    with (run / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps(event) + "\n")
+    (subject,) = diagnose.read(run / "trials" / trial.name)
+    assert subject.diagnosis.findings[0].cause == "nan"
+    assert "step 3" in subject.diagnosis.findings[0].verdict
+    assert any("failed: loss is nan" in note for note in subject.diagnosis.notes)
 
 
 def test_same_command_again_finds_its_result_and_computes_nothing(
