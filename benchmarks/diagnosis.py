@@ -31,9 +31,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="cases whose name holds this")
+    parser.add_argument("--world", choices=("tune", "judge"), help="score this one alone")
     parser.add_argument("--misses", action="store_true", help="list every miss")
     options = parser.parse_args()
-    chosen = [c for c in cases() if options.only in c.name]
+    chosen = [c for c in cases() if options.only in c.name and options.world in (None, c.world)]
     if options.what == "score":
         return score(chosen, options.out, misses=options.misses)
     return make_all(chosen, options.out, options.workers)

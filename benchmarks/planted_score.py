@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
     """Print confusion and rates, from full runs and from logs alone, world by world."""
     there = [c for c in chosen if (out / "cases" / c.name / ".done").exists()]
-    print(f"{len(there)} of {len(chosen)} runs are there")
+    print(f"{len(there)} of {len(chosen)} runs are there.")
     whole = [_whole(c, out) for c in _progress(there)]
     logs = [b._replace(measurable=a.measurable) for a in whole for b in _foreign(a.case, out)]
     for world in ("tune", "judge"):
@@ -62,7 +62,9 @@ def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
             "full runs": [a for a in whole if a.case.world == world],
             "logs alone": [a for a in logs if a.case.world == world],
         }
-        print(f"\n## World {world!r}\n")
+        if not parts["full runs"]:
+            continue
+        print(f"\nWorld {world!r}:\n")
         _rates(parts)
         _matrix(parts)
         _precision(parts)

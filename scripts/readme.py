@@ -163,8 +163,12 @@ def main() -> None:
         type=Path,
         help="folder with hh_harmless/ and preference_pairs/: also docs/audit.md",
     )
+    parser.add_argument(
+        "--planted",
+        help="runs that benchmarks/diagnosis.py made: also how often diagnoses are right",
+    )
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
-    parser.add_argument("--steps", type=int, default=24, help="of the real run")
+    parser.add_argument("--steps", type=int, default=32, help="of the real run")
     options = parser.parse_args()
     blocks: dict[str, Callable[[], str]] = {}
     curve = prefeval(CURVE, options.out)
@@ -196,6 +200,9 @@ def main() -> None:
         given = [f"{name}={options.preferences / file}" for name, file in files.items()]
         study = ("scripts/study_audit.py", "--seeds", "10", "--lab", "--data", *given)
         blocks["study-audit"] = partial(printed, *study)
+    if options.planted:
+        made = ("benchmarks/diagnosis.py", "score", "--world", "judge", "--out", options.planted)
+        blocks["diagnosis"] = partial(printed, *made)
     if options.xstest:
         blocks["xstest"] = partial(printed, "scripts/xstest.py", "--data", options.xstest)
     if options.suites:
