@@ -1,5 +1,5 @@
-"""A real model on real data through the ordinary sweep: SmolLM2-135M-Instruct, tuned by DPO
-at three β on Anthropic's harmless-base pairs (human preferences; offensive text), on a laptop's CPU.
+"""A real model on real data through the ordinary sweep: SmolLM2-135M-Instruct, tuned by DPO at
+three β on Anthropic's harmless-base pairs (human preferences; offensive text), on a laptop's CPU.
 
     python scripts/real_run.py --data harmless-base.test.jsonl.gz           # about 40 minutes
     python scripts/real_run.py --data harmless-base.test.jsonl.gz --steps 2 # what CI runs
