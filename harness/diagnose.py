@@ -240,6 +240,7 @@ class _Reader:
         last = folders[-1]
         signals = from_run.metric_signals(measured.read_metrics(last / METRICS))
         frames = [self._evidence_of(f) for f in folders]
+        signals |= from_run.sample_signals(frames[-1].samples)
         signals |= from_run.behaviour_signals(frames[-1].checks)
         signals |= from_run.held_out_signals([f.pairs for f in frames], method=method, beta=beta)
         return signals

@@ -76,10 +76,10 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="endless_answers",
         title="Answers no longer end",
-        verdict="{truncation_rate:.0f}% of answers are cut at the longest length"
-        " ({log_eos_rate:.0%} end in training).",
+        verdict="{ending_loss:.0f} points fewer answers end than of the reference's under the same "
+        "limit ({truncation_rate:.0f}% are cut there); ending while training: {log_eos_rate:.0%}.",
         routes=(
-            Route("run", (Condition("truncation_rate", above=10.0),), 0.85, "error"),
+            Route("run", (Condition("ending_loss", above=10.0),), 0.85, "error"),
             Route("log", (Condition("log_eos_fall", above=0.1),), 0.75, "error"),
         ),
         alternatives=("a limit on new tokens that the reference itself nearly reaches",

@@ -65,6 +65,15 @@ def _less(a: Signal, b: Signal) -> Signal:
     return Signal(value, value - spread, value + spread, min(a.n, b.n))
 
 
+def sample_signals(samples: pd.DataFrame) -> dict[str, Signal]:
+    """``ending_loss``: points by which fewer of the policy's answers end than of the reference's,
+    on the same prompts and under the same limit."""
+    if samples.empty:
+        return {}
+    fewer = 100.0 * (samples["ref_ended"] - samples["ended"]).to_numpy(dtype=np.float64)
+    return {"ending_loss": _signal(stats.clustered_mean(fewer, samples["cluster"].to_numpy()))}
+
+
 # -- behaviours ------------------------------------------------------------------------------------
 
 

@@ -97,6 +97,7 @@ _RUN = {
     "length_ratio": ("answer length over the reference's", "ratio", _CHECKPOINT),
     "eos_rate": ("answers that end", "percent", _CHECKPOINT),
     "truncation_rate": ("answers cut at the longest length", "percent", _CHECKPOINT),
+    "ending_loss": ("answers that end, fewer than the reference's", "points", _CHECKPOINT),
     "win_rate_detectable": ("smallest win-rate change that the suite would show", "points",
                             _CHECKPOINT),
     "win_rate_half": ("half the interval of the win rate", "points", _CHECKPOINT),

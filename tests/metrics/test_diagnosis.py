@@ -373,3 +373,13 @@ def test_a_loss_counts_only_where_it_is_shown() -> None:
     shown = from_run.behaviour_signals(checks(20))
     assert shown["format_loss"].value == pytest.approx(100 / 3)
     assert shown["damaged"].value == 1
+
+
+def test_answers_that_a_limit_cuts_are_compared_with_the_references() -> None:
+    n = 100
+    cut_alike = pd.DataFrame({"ended": [0, 1] * 50, "ref_ended": [1, 0] * 50, "cluster": range(n)})
+    assert from_run.sample_signals(cut_alike)["ending_loss"].value == 0
+    endless = cut_alike.assign(ended=[0, 0, 0, 1] * 25, ref_ended=1)
+    loss = from_run.sample_signals(endless)["ending_loss"]
+    assert loss.value == pytest.approx(75)
+    assert loss.ci_low > 60
