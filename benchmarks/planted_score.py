@@ -26,10 +26,11 @@ EVERY = 5  # steps a row of the foreign log
 IN_LOGS = (
     "policy_is_reference", "wrong_reference", "one_class_batches", "not_learning", "high_beta",
     "low_beta_drift", "logprob_collapse", "diverged", "inverted_labels", "noisy_labels",
-    "overfit", "near_identical_pairs", "no_anchor_drift", "ppo_kl_runaway",
+    "overfit", "no_anchor_drift", "ppo_kl_runaway",
     "ppo_value_failing", "entropy_collapse", "nan",
 )  # fmt: skip
-"""Causes that these logs can show: KTO's imbalance needs counts, which they do not have."""
+"""Causes that these logs can show: KTO's imbalance needs counts, which they do not have, and a
+random word makes a near-identical answer far less likely."""
 DRIFTS = (
     "low_beta_drift", "logprob_collapse", "no_anchor_drift", "ppo_kl_runaway", "unknown",
     "format_unlearned", "tool_use_unlearned", "refusal_unlearned",
@@ -149,8 +150,6 @@ def _foreign(case: Case, out: Path) -> list[Answer]:
     Of some healthy ones a copy whose loss turns NaN."""
     if case.cause and case.cause not in (*IN_LOGS, "compound"):
         return []
-    if case.cause == "near_identical_pairs" and case.strength < 1:
-        return []  # means of batches show only what all pairs have
     folder = out / "logs" / case.name
     trial = _trial(case, out)
     rows = pd.DataFrame(records.read_jsonl(trial / "train.jsonl"))
@@ -302,7 +301,7 @@ def _word(answer: Answer) -> str:
 
 
 def _precision(parts: Mapping[str, Sequence[Answer]]) -> None:
-    """Of each answer, how often it was right: what `Route.confidence` stands for."""
+    """Of each answer, how often it was right."""
     for name, answers in parts.items():
         said = Counter(a.said for a in answers if a.said)
         right = Counter(a.said for a in answers if a.said and _right(a))

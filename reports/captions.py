@@ -92,6 +92,6 @@ def _diagnosis(run: Run) -> str:
         )
     return (
         "Of each trial's last checkpoint, the most likely cause first. A condition holds when the"
-        " value and its 95% interval are beyond the threshold. Confidence is the share of planted"
-        " runs with this answer in which it was right."
+        " value and its 95% interval are beyond the threshold. Confidence is a judgment of how"
+        " directly the signals show the cause, not a measured probability."
     )

@@ -69,8 +69,8 @@ class Condition:
 class Route:
     """One way to see a cause: all conditions must hold.
 
-    ``confidence`` is the share of such findings that should be right; ``needs`` are signals that
-    must be known though no threshold is set on them.
+    ``confidence`` is our judgment of how directly the signals show the cause, in (0, 1);
+    ``needs`` are signals that must be known though no threshold is set on them.
     """
 
     source: Source
