@@ -16,6 +16,7 @@ from prefeval.metrics.selection import BetaVerdict, Recommendation, Rival, Windo
 from prefeval.metrics.situation import Situation
 from prefeval.metrics.verdict import OWN_SCALE, name_of, rate
 
+LENGTH_POINTS = 2.0  # of a raw win rate that length control takes away, at least
 HARDLY_MOVED = 1.0  # nats/sequence
 OFF_POLICY = -0.3  # nats/token that the policy likes the pairs less than its own answers
 NOISY = 0.1  # share of flipped labels
@@ -130,7 +131,11 @@ def _other_rate(s: Situation, beta: BetaVerdict, factor: float) -> tuple[str, st
 def _length(s: Situation) -> Found:
     """A raw gain that is gone at equal length."""
     longer = [
-        b for b in s.ranked if s.number(b, "win_rate_ci_low") > 50 and not b.reported.ci_low > 50
+        b
+        for b in s.ranked
+        if s.number(b, "win_rate_ci_low") > 50
+        and not b.reported.ci_low > 50
+        and s.number(b, "win_rate") - b.reported.lc_win_rate > LENGTH_POINTS
     ]
     if s.usable or not longer:
         return None

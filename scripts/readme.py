@@ -85,9 +85,10 @@ def first_and_last(run: Path) -> str:
 
 
 def terminal(run: Path) -> str:
-    """What the command printed at its end."""
+    """What the command printed at its end, with the names of its folders and not their places."""
     saved = runs.load(run)
-    return "```\n" + summary.plain(saved, verdict.read(saved)).strip() + "\n```"
+    text = summary.plain(saved, verdict.read(saved)).strip()
+    return "```\n" + re.sub(r"(?<=\s)/\S*/([^/\s]+)", r"\1", text) + "\n```"
 
 
 def fill(name: str, content: str) -> None:

@@ -47,7 +47,7 @@ class Condition:
     signal: str
     above: float = math.nan
     below: float = math.nan
-    source: str = "ours"
+    source: str = "ours, set on the lab"
 
     def holds(self, signal: Signal) -> bool:
         """Whether the value is beyond the threshold, and so is its interval where it has one."""
