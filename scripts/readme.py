@@ -85,9 +85,9 @@ def first_and_last(run: Path) -> str:
 
 
 def terminal(run: Path) -> str:
-    """What the command printed at its end, with the names of its folders and not their places."""
+    """What the command printed at its end; folders by name, and without this machine's options."""
     saved = runs.load(run)
-    text = summary.plain(saved, verdict.read(saved)).strip()
+    text = re.sub(r" --(?:out|workers) \S+", "", summary.plain(saved, verdict.read(saved)).strip())
     return "```\n" + re.sub(r"(?<=\s)/\S*/([^/\s]+)", r"\1", text) + "\n```"
 
 
