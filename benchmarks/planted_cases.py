@@ -138,6 +138,7 @@ def _optimisation(world: str) -> Iterator[Case]:
             plant="few",
             strength=count,
             settings={"epochs": epochs},
+            accepted=("overfit", "logprob_collapse"),
         )
     for method, share in (("dpo", 0.08), ("dpo", 0.2), ("ipo", 0.2), ("simpo", 0.2)):
         beta = 2.0 if method == "simpo" else 0.1

@@ -11,9 +11,12 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         id="ppo_kl_runaway",
         title="The KL from the reference runs away",
-        verdict="KL ended at {kl_last:.3g} nats a sequence ({kl_last_per_token:.2g} a token) while "
-        "the reward rose by {reward_rise:+.2g}: the policy pays any KL for reward.",
+        verdict="KL ended at {kl|kl_last:.3g} nats a sequence "
+        "({kl_per_token|kl_last_per_token:.2g} a token) while the reward rose by "
+        "{reward_rise:+.2g}: the policy pays any KL for reward.",
         routes=(
+            Route("run", (Condition("kl_per_token", above=0.35),), 0.9, "error"),
+            Route("run", (Condition("kl_over_target", above=2.0),), 0.9, "error"),
             Route("log", (Condition("kl_over_target", above=2.0),), 0.9, "error"),
             Route("log", (Condition("kl_last_per_token", above=0.35),), 0.85, "error"),
             Route("log", (Condition("kl_last", above=40.0),), 0.75, "error"),
@@ -44,7 +47,7 @@ CAUSES: tuple[Cause, ...] = (
             "stop earlier: look at distinct answers per prompt",
         ),
         references=("Cui et al. 2025, arXiv 2505.22617 (entropy in RL for language models)",),
-        explains=("mode_collapse",),
+        explains=BEHAVIOUR,
         methods=ONLINE,
     ),
     Cause(
