@@ -17,9 +17,9 @@ import pandas as pd
 from planted import Case
 
 from prefeval import records
-from prefeval.harness import diagnose
+from prefeval.harness import diagnose, diagnose_run, diagnose_training
 from prefeval.metrics import diagnosis, stats
-from prefeval.metrics.diagnosis import from_log, from_run
+from prefeval.metrics.diagnosis import from_log, from_run, row_stats
 from prefeval.metrics.diagnosis.terms import Diagnosis, Signal
 
 EVERY = 5  # steps a row of the foreign log
@@ -76,7 +76,7 @@ def score(chosen: Sequence[Case], out: Path, *, misses: bool) -> int:
     return 0
 
 
-LABELS = diagnose._labels
+LABELS = diagnose_training._labels
 FOUND: dict[str, dict[str, Signal]] = {}
 
 
@@ -112,7 +112,7 @@ def _whole(case: Case, out: Path) -> Answer:
 def _signals(case: Case, out: Path) -> dict[str, Signal]:
     """A run's signals, kept for as long as the code that reads them is the same: rules may change
     without reading 300 runs again."""
-    sources = (diagnose.__file__, from_log.__file__, from_run.__file__)
+    sources = [m.__file__ for m in (diagnose_run, diagnose_training, from_log, from_run, row_stats)]
     key = records.content_hash([Path(f).read_text(encoding="utf-8") for f in sources])
     kept = out / "signals" / f"{case.name}.json"
     if kept.exists() and (saved := records.read_json(kept))["key"] == key:
@@ -120,7 +120,7 @@ def _signals(case: Case, out: Path) -> dict[str, Signal]:
             name: Signal(*(math.nan if v is None else v for v in values))
             for name, values in saved["signals"].items()
         }
-    with mock.patch.object(diagnose, "_labels", _labels_once):
+    with mock.patch.object(diagnose_training, "_labels", _labels_once):
         signals = diagnose.read(_trial(case, out))[0].signals
     plain = {name: [s.value, s.ci_low, s.ci_high, s.n] for name, s in signals.items()}
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -14,13 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
+from prefeval.metrics.diagnosis.row_stats import (
+    absolute,
+    difference,
+    head,
+    mean,
+    middle,
+    per,
+    ratio,
+    scaled,
+    tail,
+    tail_rows,
+)
 from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.metrics.stats import Array
 
 LN2 = math.log(2)
-TAIL, HEAD = 0.2, 0.05  # shares of the rows that are "the end" and "the start"
 NO_REFERENCE = ("simpo",)
 SAMPLES_ITSELF = ("ppo", "grpo")
 
@@ -98,83 +108,6 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def tail(values: Array) -> Array:
-    """The last fifth of the finite values; of short logs five, or a third."""
-    good = values[np.isfinite(values)]
-    return good[-max(math.ceil(TAIL * len(good)), min(5, math.ceil(len(good) / 3))) :]
-
-
-def head(values: Array) -> Array:
-    """The first twentieth of the finite values."""
-    good = values[np.isfinite(values)]
-    return good[: max(1, math.ceil(HEAD * len(good)))]
-
-
-def mean(values: Array) -> Signal:
-    """A mean over rows with its t interval; without one below three rows."""
-    good = values[np.isfinite(values)]
-    n = len(good)
-    if not n:
-        return Signal(math.nan)
-    if n < 3:
-        return Signal(float(good.mean()), n=n)
-    half = float(special.stdtrit(n - 1, 0.975) * good.std(ddof=1) / math.sqrt(n))
-    middle = float(good.mean())
-    return Signal(middle, middle - half, middle + half, n)
-
-
-def _middle(values: Array) -> float:
-    return float(values.mean())
-
-
-def _difference(late: Array, early: Array) -> Signal:
-    """Difference of two means over rows; the spread of ``late`` serves both."""
-    n, m = len(late), len(early)
-    value = float(late.mean() - early.mean())
-    if n < 3:
-        return Signal(value, n=n)
-    half = float(special.stdtrit(n - 1, 0.975) * late.std(ddof=1) * math.sqrt(1 / n + 1 / m))
-    return Signal(value, value - half, value + half, n)
-
-
-def _per(signal: Signal, by: float) -> Signal:
-    """``signal`` over a level; undefined where that is 0 or no number."""
-    return _scaled(signal, 1 / by if by and math.isfinite(by) else math.nan)
-
-
-def _scaled(signal: Signal, factor: float) -> Signal:
-    low, high = sorted((signal.ci_low * factor, signal.ci_high * factor))
-    return Signal(signal.value * factor, low, high, signal.n)
-
-
-def tail_rows(*columns: Array) -> Array:
-    """The tail (rows, columns) of the rows in which every column is finite."""
-    rows = np.stack(columns, axis=1)
-    good = np.flatnonzero(np.isfinite(rows).all(axis=1))
-    return np.asarray(rows[tail(good.astype(np.float64)).astype(int)])
-
-
-def _ratio(rows: Array) -> Signal:
-    """-Sum(delta) / |Sum(reference)| over rows (n, 2), and its t interval: batches of long answers
-    have more of both, so the ratio of the sums is steadier than the mean of either."""
-    n = len(rows)
-    total = abs(float(rows[:, 1].sum()))
-    if not n or not total:
-        return Signal(math.nan)
-    value = -float(rows[:, 0].sum()) / total
-    if n < 3:
-        return Signal(value, n=n)
-    left = -rows[:, 0] - value * np.abs(rows[:, 1])
-    half = float(special.stdtrit(n - 1, 0.975) * left.std(ddof=1) * math.sqrt(n)) / total
-    return Signal(value, value - half, value + half, n)
-
-
-def _absolute(signal: Signal) -> Signal:
-    low, high = abs(signal.ci_low), abs(signal.ci_high)
-    inside = signal.ci_low < 0 < signal.ci_high
-    return Signal(abs(signal.value), 0.0 if inside else min(low, high), max(low, high), signal.n)
-
-
 # -- numbers that are no numbers, losses that run away -------------------------------------------
 
 
@@ -197,9 +130,7 @@ def _numerical(log: _Log, method: str) -> dict[str, Signal]:
     if losses is not None and method not in SAMPLES_ITSELF:
         start, end = float(np.median(head(losses))), mean(tail(losses))
         found["loss_first"], found["loss_last"] = Signal(start), end
-        found["loss_departure"] = _per(
-            _absolute(_difference(tail(losses), head(losses))), abs(start)
-        )
+        found["loss_departure"] = per(absolute(difference(tail(losses), head(losses))), abs(start))
         if _comparable(start, method):
             found["loss_ratio"] = Signal(float(np.median(tail(losses))) / start, n=end.n)
             found["loss_peak_ratio"] = Signal(float(np.nanmax(losses)) / start, n=log.n)
@@ -230,7 +161,7 @@ def _rewards(log: _Log, method: str) -> dict[str, Signal]:
         margin = rewards[0] - rewards[1]
     if margin is not None:
         found["reward_margin_last"] = mean(tail(margin))
-        found["reward_margin_size"] = _absolute(found["reward_margin_last"])
+        found["reward_margin_size"] = absolute(found["reward_margin_last"])
     if not rewards or method in NO_REFERENCE or method in SAMPLES_ITSELF:
         return found
     biggest = max(float(np.nanmax(np.abs(v))) for v in rewards)
@@ -265,21 +196,21 @@ def _falls(log: _Log, method: str, beta: float) -> dict[str, Signal]:
             continue
         logps = log[f"{answer}_logps"]
         if levels.noisy and logps is not None:
-            change = _difference(tail(logps), head(logps))
-            found[f"fall_{answer}"] = _per(change, -abs(_middle(head(logps))))
+            change = difference(tail(logps), head(logps))
+            found[f"fall_{answer}"] = per(change, -abs(middle(head(logps))))
         else:
             change = mean(tail(levels.delta))
-            found[f"fall_{answer}"] = _ratio(tail_rows(levels.delta, levels.reference))
+            found[f"fall_{answer}"] = ratio(tail_rows(levels.delta, levels.reference))
         found[f"log_delta_{answer}"] = change
         lengths = log[f"{answer}_length"]
         lengths = log["length"] if lengths is None and method not in SAMPLES_ITSELF else lengths
         if lengths is not None:
-            per_token = _per(change, float(np.nanmean(lengths)))
+            per_token = per(change, float(np.nanmean(lengths)))
             found[f"log_delta_{answer}_per_token"] = per_token
     if {"fall_chosen", "fall_rejected"} <= found.keys():
         lesser = min(found["fall_chosen"], found["fall_rejected"], key=lambda s: s.value)
         found["fall_both"] = lesser
-        sizes = [_absolute(found[f"fall_{a}"]) for a in ("chosen", "rejected")]
+        sizes = [absolute(found[f"fall_{a}"]) for a in ("chosen", "rejected")]
         found["movement"] = max(sizes, key=lambda s: s.value)
     return found | _likeness(log, method)
 
@@ -321,7 +252,7 @@ def _levels(log: _Log, answer: str, method: str, beta: float) -> Levels | None:
         return Levels(delta, reference, noisy=False)
     if logps is None or log.n < 4:
         return None
-    level = _middle(head(logps))
+    level = middle(head(logps))
     return Levels(logps - level, np.full_like(logps, level), noisy=True)
 
 
@@ -334,7 +265,7 @@ def _accuracy(log: _Log, evals: _Log, method: str) -> dict[str, Signal]:
     if accuracy is not None:
         found["accuracy_last"] = mean(tail(accuracy))
         excess = found["accuracy_last"]
-        found["accuracy_excess"] = _absolute(
+        found["accuracy_excess"] = absolute(
             Signal(excess.value - 0.5, excess.ci_low - 0.5, excess.ci_high - 0.5, excess.n)
         )
     held_out = evals["accuracy"]
@@ -423,25 +354,23 @@ def _own_samples(log: _Log, settings: Mapping[str, Any], method: str) -> dict[st
         found["kl_last"] = mean(tail(kl))
         target = _number(settings.get("target_kl"))
         if target > 0:
-            found["kl_over_target"] = _per(found["kl_last"], target)
+            found["kl_over_target"] = per(found["kl_last"], target)
         if lengths is not None:
-            found["kl_last_per_token"] = _per(found["kl_last"], _middle(tail(lengths)))
+            found["kl_last_per_token"] = per(found["kl_last"], middle(tail(lengths)))
     if log["kl_per_token"] is not None:
         found["kl_last_per_token"] = mean(tail(log["kl_per_token"]))
     if lengths is not None:
-        found["length_growth"] = _per(
-            Signal(_middle(tail(lengths)), n=log.n), _middle(head(lengths))
-        )
+        found["length_growth"] = per(Signal(middle(tail(lengths)), n=log.n), middle(head(lengths)))
     entropy = log["entropy"]
     if entropy is not None and head(entropy).mean() > 0:
-        found["entropy_share"] = _per(mean(tail(entropy)), _middle(head(entropy)))
+        found["entropy_share"] = per(mean(tail(entropy)), middle(head(entropy)))
     if (explained := log["value_explained"]) is not None:
         found["value_explained_last"] = mean(tail(explained))
     if (loss := log["value_loss"]) is not None and head(loss).mean() > 0:
-        found["value_loss_ratio"] = _per(Signal(_middle(tail(loss)), n=log.n), _middle(head(loss)))
+        found["value_loss_ratio"] = per(Signal(middle(tail(loss)), n=log.n), middle(head(loss)))
     if (reward := log["reward"]) is not None:
-        found["reward_rise"] = _difference(tail(reward), head(reward))
+        found["reward_rise"] = difference(tail(reward), head(reward))
     if (ended := log["eos_rate"]) is not None:
         found["log_eos_rate"] = mean(tail(ended))
-        found["log_eos_fall"] = _scaled(_difference(tail(ended), head(ended)), -1)
+        found["log_eos_fall"] = scaled(difference(tail(ended), head(ended)), -1)
     return found
