@@ -41,8 +41,8 @@ def read(target: Path, known: Mapping[str, Evidence] | None = None) -> list[Subj
 
 
 def combine(subjects: Sequence[Subject]) -> Diagnosis:
-    """One diagnosis of many: a finding once for all places where it was made, checks that passed
-    everywhere, and what was skipped anywhere."""
+    """One diagnosis of many: a finding once for all places where it was made, with the numbers of
+    the first place named; checks that passed everywhere, and what was skipped anywhere."""
     if len(subjects) == 1:
         return subjects[0].diagnosis
     found: dict[str, list[tuple[str, Finding]]] = {}
@@ -51,12 +51,12 @@ def combine(subjects: Sequence[Subject]) -> Diagnosis:
             found.setdefault(finding.cause, []).append((subject.name, finding))
     merged, partly = [], {}
     for places in found.values():
-        _, worst = max(places, key=lambda p: (_severity(p[1]), p[1].confidence))
+        where, worst = max(places, key=lambda p: (_severity(p[1]), p[1].confidence))
         explained = all(f.explained_by for _, f in places)
         merged.append(
             replace(
                 worst,
-                where=tuple(name for name, _ in places),
+                where=(where, *(name for name, _ in places if name != where)),
                 explained_by=worst.explained_by if explained else "",
             )
         )

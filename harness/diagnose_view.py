@@ -95,7 +95,9 @@ def card(finding: Finding) -> Iterator[str]:
     """The lines of one finding, under its title."""
     yield finding.verdict
     if finding.where:
-        yield f"Where: {', '.join(finding.where)}"
+        first, *others = finding.where
+        also = f" (these numbers), {', '.join(others)}" if others else ""
+        yield f"Where: {first}{also}"
     if finding.explained_by:
         yield f"Probably follows from {finding.explained_by}."
     for evidence in finding.evidence:

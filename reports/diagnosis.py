@@ -52,6 +52,7 @@ def _card(finding: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
         "tag": f"{finding['severity']} · confidence {100 * finding['confidence']:.0f}%",
         "verdict": finding["verdict"],
         "where": ", ".join(where[:SHOWN_PLACES]) + (f" and {more} more" if more > 0 else ""),
+        "several": len(where) > 1,
         "explained_by": finding.get("explained_by", ""),
         "evidence": [words.evidence(e) for e in finding["evidence"]],
         "alternatives": finding.get("alternatives", []),

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from prefeval.harness import diagnose, diagnose_view
+from prefeval.metrics import diagnosis
+from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.records import PrefevalError
 
 
@@ -122,3 +124,26 @@ def test_every_cause_is_listed_with_signals_and_sources(
     diagnose_view.print_causes(as_json=False)
     said = capsys.readouterr().out
     assert all(f"{k['id']}" in said for k in causes)
+
+
+def subject(name: str, **values: float) -> diagnose.Subject:
+    signals = {k: Signal(v) for k, v in values.items()}
+    return diagnose.Subject(name, "dpo", signals, diagnosis.diagnose(signals, method="dpo"))
+
+
+def test_findings_of_many_trials_are_told_once_with_their_places() -> None:
+    low = {"beta": 0.01, "damaged": 2.0, "fall_both": 0.8, "nonfinite_rows": 0.0}
+    found = diagnose.combine(
+        [
+            subject("a", **low),
+            subject("b", **{**low, "beta": 0.1}),
+            subject("c", beta=0.1, damaged=0.0, fall_both=0.1, nonfinite_rows=0.0),
+        ]
+    )
+    named = {f.cause: f for f in found.findings}
+    assert named["low_beta_drift"].where == ("a",)
+    assert named["logprob_collapse"].where == ("a", "b")
+    assert named["logprob_collapse"].explained_by == ""  # in b it stands alone
+    assert found.findings[0].cause == "low_beta_drift"
+    assert "nan" in {c.cause for c in found.checks}
+    assert "logprob_collapse" not in {c.cause for c in found.checks}
