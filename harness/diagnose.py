@@ -37,7 +37,12 @@ def read(target: Path, known: Mapping[str, Evidence] | None = None) -> list[Subj
     run = diagnose_run.run_of(target)
     if run is None:
         return [diagnose_log.foreign(target)]
-    return diagnose_run.Reader(run, known or {}).subjects(target.absolute())
+    found = diagnose_run.Reader(run, known or {}).subjects(target.absolute())
+    if not any(s.diagnosis.findings or s.diagnosis.checks for s in found):
+        raise PrefevalError(
+            f"{target} holds nothing yet that a rule reads; let it train and be measured"
+        )
+    return found
 
 
 def combine(subjects: Sequence[Subject]) -> Diagnosis:

@@ -170,7 +170,7 @@ def _rewards(log: _Log, method: str) -> dict[str, Signal]:
     if steps is None or log.n < 4 or log["reward_chosen"] is None:
         return found
     rewards = [v for v in rewards if np.isfinite(v[:5]).any()]
-    early = bool(rewards) and steps[0] <= max(10.0, 0.03 * float(np.nanmax(steps)))
+    early = bool(rewards) and steps[0] <= max(10.0, 0.01 * float(np.nanmax(steps)))
     if not early:
         return found
     starts = []
@@ -283,7 +283,7 @@ def _accuracy(log: _Log, evals: _Log, method: str) -> dict[str, Signal]:
         found["accuracy_gap"] = Signal(
             gap.value - late, gap.ci_low - late, gap.ci_high - late, gap.n
         )
-        found |= _noise(log, accuracy, held_out)
+        found |= _noise(log, evals)
     losses = evals["loss"]
     if losses is not None and np.isfinite(losses).sum() >= 3 and method not in SAMPLES_ITSELF:
         good = losses[np.isfinite(losses)]
@@ -293,20 +293,30 @@ def _accuracy(log: _Log, evals: _Log, method: str) -> dict[str, Signal]:
     return found
 
 
-def _noise(log: _Log, accuracy: Array, held_out: Array) -> dict[str, Signal]:
+def _noise(log: _Log, evals: _Log) -> dict[str, Signal]:
     """Share of flipped labels, where the held-out labels are of another, cleaner source.
 
     While every pair is new, accuracy on flipped labels is a(1 - e) + e(1 - a) where it is a on
-    clean ones, so e = (a - t) / (2a - 1).
+    clean ones, so e = (a - t) / (2a - 1). Both are taken from the second half of the first epoch:
+    later evaluations know more than the training rows of then.
     """
-    epochs = log["epoch"]
-    fresh = accuracy[epochs <= 1] if epochs is not None else accuracy[: log.n // 2]
-    fresh = fresh[len(fresh) // 2 :]
-    fresh = fresh[np.isfinite(fresh)]
-    clean = float(np.nanmax(held_out))
-    if len(fresh) < 5 or clean < 0.55:
+    accuracy, held_out, steps, at = (
+        log["accuracy"], evals["accuracy"], log["step"], evals["step"],
+    )  # fmt: skip
+    if accuracy is None or held_out is None or steps is None or at is None:
         return {}
-    seen, scale = mean(fresh), 2 * clean - 1
+    epochs = log["epoch"]
+    first = epochs <= 1 if epochs is not None else np.arange(log.n) < log.n / 2
+    if not first.any():
+        return {}
+    end = float(steps[first].max())
+    fresh = accuracy[(steps > end / 2) & (steps <= end)]
+    fresh = fresh[np.isfinite(fresh)]
+    beside = held_out[(at > end / 2) & (at <= 1.1 * end) & np.isfinite(held_out)]
+    if len(fresh) < 5 or not len(beside) or beside.mean() < 0.55:
+        return {}
+    clean, seen = float(beside.mean()), mean(fresh)
+    scale = 2 * clean - 1
     low, high = (clean - seen.ci_high) / scale, (clean - seen.ci_low) / scale
     return {"label_noise": Signal((clean - seen.value) / scale, low, high, len(fresh))}
 

@@ -20,6 +20,7 @@ import pytest
 from prefeval import records
 from prefeval.harness import diagnose, measured
 from prefeval.harness.task import Sizes, Task, read_prompts
+from prefeval.records import PrefevalError
 from prefeval.suites import checks
 
 SWEEP = ("sweep", "--smoke", "--methods", "dpo", "--beta", "0.05,0.3", "--workers", "2")
@@ -116,6 +117,19 @@ def test_a_trial_that_stopped_itself_at_nan_is_diagnosed_as_that(
     assert subject.diagnosis.findings[0].cause == "nan"
     assert "step 3" in subject.diagnosis.findings[0].verdict
     assert any("failed: loss is nan" in note for note in subject.diagnosis.notes)
+
+
+def test_a_run_that_has_only_begun_is_not_called_sound(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "reference" / "train_pairs.jsonl").unlink()
+    for trial in run.glob("trials/*"):
+        (trial / "train.jsonl").unlink()
+        for checkpoint in trial.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
+    with pytest.raises(PrefevalError, match="nothing yet"):
+        diagnose.read(run)
+    (trial,) = diagnose.read(Path(shutil.copytree(finished, tmp_path / "half")))[:1]
+    assert trial.diagnosis.checks
 
 
 def test_same_command_again_finds_its_result_and_computes_nothing(

@@ -144,6 +144,15 @@ def test_overfitting() -> None:
     assert said(rows(accuracy=0.97), evals)[0] == "overfit"
 
 
+def test_flipped_labels_are_told_from_evaluations_of_the_same_time() -> None:
+    train = rows(accuracy=0.62)
+    assert "noisy_labels" in said(train, evaluations(0.8, [0.62, 0.58, 0.55, 0.54], 0.8))
+    later = evaluations(0.62, [0.65, 0.6, 0.58, 0.57], 0.8)
+    later["step"] += train["step"].max()  # of epochs that the log's rows do not show
+    later["accuracy"] = 0.8
+    assert "noisy_labels" not in said(train, later)
+
+
 def test_divergence() -> None:
     train = rows()
     train.loc[40:, "loss"] = np.linspace(2, 9, len(train) - 40)
