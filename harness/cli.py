@@ -355,11 +355,14 @@ def diagnose(
 
 
 @app.command()
-def causes(json_output: o.Json = False) -> None:
+def causes(
+    name: Annotated[str, typer.Argument(help="One of them, with all that is known of it.")] = "",
+    json_output: o.Json = False,
+) -> None:
     """Every cause that `diagnose` knows, with its signals and thresholds."""
     from prefeval.harness import diagnose_view
 
-    diagnose_view.print_causes(json_output)
+    diagnose_view.print_causes(json_output, name)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from prefeval.metrics.diagnosis.terms import Cause, Diagnosis, Finding
 from prefeval.records import PrefevalError
 
 EXIT_FOUND = 1
+FORM = re.compile(r"\{([a-z_]+)[a-z_|]*:[^}]*\}")  # {signal|other:.0%}, as sentences have it
 MARKS = {"error": "✗", "warning": "!", "info": "i"}
 STYLES = {"error": "bold red", "warning": "bold yellow", "info": "bold"}
 SOURCES = {"run": "an evaluated run", "log": "a log"}
@@ -110,30 +112,54 @@ def card(finding: Finding) -> Iterator[str]:
         yield f"See {'; '.join(finding.references)}."
 
 
-def print_causes(as_json: bool) -> None:
-    """Every cause with its signals and the source of each threshold."""
+def print_causes(as_json: bool, name: str = "") -> None:
+    """Every cause with its signals and the source of each threshold; of one named, all of it.
+
+    Raises ``PrefevalError`` for a name that no cause has.
+    """
+    known = (*diagnosis.CAUSES, diagnosis.UNKNOWN)
+    chosen = [c for c in known if c.id == name] if name else known
+    if not chosen:
+        raise PrefevalError(f"no cause is called {name!r}; prefeval causes lists them")
     if as_json:
-        print(json.dumps({"causes": [_cause(c) for c in diagnosis.CAUSES]}, ensure_ascii=False))
+        print(json.dumps({"causes": [_cause(c) for c in chosen]}, ensure_ascii=False))
         return
     from rich.console import Console
 
     console = Console(highlight=False)
-    for cause in diagnosis.CAUSES:
+    for cause in chosen:
         methods = f" ({', '.join(cause.methods)})" if cause.methods else ""
         console.print(f"[bold]{cause.id}[/bold]{methods}: {_safe(cause.title)}", soft_wrap=True)
-        for route in cause.routes:
-            conditions = " and ".join(f"{c.text} ({c.source})" for c in route.conditions)
-            console.print(
-                f"  {route.severity} from {SOURCES[route.source]}: {_safe(conditions)}",
-                soft_wrap=True,
-            )
+        for line in (*_routes(cause), *(_whole(cause) if name else ())):
+            console.print(f"  {_safe(line)}", soft_wrap=True)
     console.print()
-    used = {c.signal for cause in diagnosis.CAUSES for r in cause.routes for c in r.conditions}
-    for name in sorted(used):
-        spec = diagnosis.SPECS[name]
+    for signal in sorted(
+        {c.signal for cause in chosen for r in cause.routes for c in r.conditions}
+    ):
+        spec = diagnosis.SPECS[signal]
         unit = f", {spec.unit}" if spec.unit else ""
-        console.print(f"  {name}: {_safe(spec.text)}{unit}; from {_safe(spec.enabled_by)}",
+        console.print(f"  {signal}: {_safe(f'{spec.text}{unit}; from {spec.enabled_by}')}",
                       soft_wrap=True)  # fmt: skip
+
+
+def _routes(cause: Cause) -> Iterator[str]:
+    """How the cause is seen, a line a route."""
+    for route in cause.routes:
+        conditions = " and ".join(f"{c.text} ({c.source})" for c in route.conditions)
+        yield f"{route.severity} from {SOURCES[route.source]}: {conditions}"
+
+
+def _whole(cause: Cause) -> Iterator[str]:
+    """What a finding of the cause says, with the names of signals for their values."""
+    yield "Says: " + FORM.sub(r"<\1>", cause.verdict)
+    if cause.alternatives:
+        yield f"Could also be: {'; '.join(cause.alternatives)}"
+    for number, action in enumerate(cause.actions, 1):
+        yield f"{number}) {action}"
+    if cause.explains:
+        yield f"Brings with it: {', '.join(cause.explains)}"
+    if cause.references:
+        yield f"See {'; '.join(cause.references)}"
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

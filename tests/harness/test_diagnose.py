@@ -126,6 +126,17 @@ def test_every_cause_is_listed_with_signals_and_sources(
     assert all(f"{k['id']}" in said for k in causes)
 
 
+def test_one_cause_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    diagnose_view.print_causes(as_json=False, name="low_beta_drift")
+    said = capsys.readouterr().out
+    assert "At beta <beta>" in said
+    assert "1) raise beta" in said
+    assert "equation 7" in said
+    assert "overfit:" not in said
+    with pytest.raises(PrefevalError, match="no cause is called"):
+        diagnose_view.print_causes(as_json=False, name="bad_luck")
+
+
 def subject(name: str, **values: float) -> diagnose.Subject:
     signals = {k: Signal(v) for k, v in values.items()}
     return diagnose.Subject(name, "dpo", signals, diagnosis.diagnose(signals, method="dpo"))
