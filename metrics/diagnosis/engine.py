@@ -80,7 +80,9 @@ def _finding(
     signals: Signals,
     specs: dict[str, SignalSpec],
 ) -> Finding:
-    seen: dict[str, Condition] = {c.signal: c for r in [route, *hits] for c in r.conditions}
+    seen: dict[str, Condition] = {}
+    for condition in (c for r in [route, *hits] for c in r.conditions):
+        seen.setdefault(condition.signal, condition)  # the threshold of the route that decided
     evidence = tuple(
         _evidence(signals[name], name, condition, specs) for name, condition in seen.items()
     )

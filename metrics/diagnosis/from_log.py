@@ -30,7 +30,6 @@ from prefeval.metrics.diagnosis.row_stats import (
 from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.metrics.stats import Array
 
-LN2 = math.log(2)
 NO_REFERENCE = ("simpo",)
 SAMPLES_ITSELF = ("ppo", "grpo")
 

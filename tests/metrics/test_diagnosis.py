@@ -294,6 +294,15 @@ def test_what_was_measured_outranks_what_a_log_suggests() -> None:
     assert not engine.diagnose({"a": Signal(5.0), "b": Signal(0.0)}, [cause], SPEC).findings
 
 
+def test_evidence_has_the_threshold_of_the_route_that_decided() -> None:
+    grave = Route("log", (Condition("a", above=2),), 0.9, "error")
+    mild = Route("log", (Condition("a", above=1),), 0.7, "warning")
+    for routes in ((grave, mild), (mild, grave)):
+        cause = Cause("x", "x", "x", routes=routes, actions=("mend",))
+        (finding,) = engine.diagnose({"a": Signal(3.0)}, [cause], SPEC).findings
+        assert (finding.severity, finding.evidence[0].threshold) == ("error", "> 2")
+
+
 def test_every_rule_reads_known_signals_and_names_what_it_explains() -> None:
     names = {c.id for c in diagnosis.CAUSES}
     assert len(names) == len(diagnosis.CAUSES)
