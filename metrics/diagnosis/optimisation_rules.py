@@ -382,14 +382,8 @@ CAUSES: tuple[Cause, ...] = (
         "keeps that within 1 and 4/3.",
         routes=(
             Route(
-                "run",
-                (Condition("class_pull_excess", above=1.6, source="KTO, section 4.2"),
-                 Condition("kl", above=-1.0)),
-                0.85, "warning",
-            ),
-            Route(
                 "log",
-                (Condition("class_pull_excess", above=1.6, source="KTO, section 4.2"),),
+                (Condition("class_pull_excess", above=1.6, source="ours; the band is KTO, section 4.2"),),
                 0.85, "warning",
             ),
         ),
