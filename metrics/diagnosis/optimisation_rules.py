@@ -383,7 +383,7 @@ CAUSES: tuple[Cause, ...] = (
         routes=(
             Route(
                 "log",
-                (Condition("class_pull_excess", above=1.6, source="ours; the band is KTO, section 4.2"),),
+                (Condition("class_pull_excess", above=1.6, source="ours, on KTO's band"),),
                 0.85, "warning",
             ),
         ),
