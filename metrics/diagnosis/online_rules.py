@@ -6,6 +6,7 @@ from prefeval.metrics.diagnosis.optimisation_rules import BEHAVIOUR
 from prefeval.metrics.diagnosis.terms import Cause, Condition, Route
 
 ONLINE = ("ppo", "grpo")
+ROWS = Condition("logged_rows", above=9)  # a start says nothing of where it leads
 
 CAUSES: tuple[Cause, ...] = (
     Cause(
@@ -38,7 +39,7 @@ CAUSES: tuple[Cause, ...] = (
         verdict="Entropy fell to {entropy_share:.0%} of where it began: the policy no longer tries "
         "anything, and no more can be learned from its samples.",
         routes=(
-            Route("log", (Condition("entropy_share", below=0.4),), 0.8, "warning"),
+            Route("log", (Condition("entropy_share", below=0.4), ROWS), 0.8, "warning"),
         ),
         alternatives=("a task with one right answer, which the policy has found",),
         actions=(
@@ -56,8 +57,8 @@ CAUSES: tuple[Cause, ...] = (
         verdict="The value model explains {value_explained_last:.0%} of the variance of returns at "
         "the end; advantages are then noise around the mean reward.",
         routes=(
-            Route("log", (Condition("value_explained_last", below=0.1),), 0.85, "warning"),
-            Route("log", (Condition("value_loss_ratio", above=2.0),), 0.6, "warning"),
+            Route("log", (Condition("value_explained_last", below=0.1), ROWS), 0.85, "warning"),
+            Route("log", (Condition("value_loss_ratio", above=2.0), ROWS), 0.6, "warning"),
         ),
         alternatives=("rewards that hardly vary, so that there is nothing to explain",),
         actions=(

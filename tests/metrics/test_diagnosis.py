@@ -201,7 +201,9 @@ def test_ppo() -> None:
     over = said(ppo_rows(kl=np.linspace(0.1, 15, n)), method="ppo", target_kl=3.0)
     assert over[0] == "ppo_kl_runaway"
     assert said(ppo_rows(entropy=np.linspace(1, 0.1, n)), method="ppo") == ["entropy_collapse"]
-    assert said(ppo_rows(value_explained=np.full(n, -0.4)), method="ppo") == ["ppo_value_failing"]
+    failing = ppo_rows(value_explained=np.full(n, -0.4))
+    assert said(failing, method="ppo") == ["ppo_value_failing"]
+    assert said(failing[:2], method="ppo") == []  # two iterations are no end
 
 
 @given(scale=st.floats(0.05, 20))
