@@ -369,14 +369,14 @@ def causes(
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders.")],
 ) -> None:
-    """Write summary.md and report.html again, from saved results alone."""
+    """Write summary.md, the tables as CSV and report.html again, from saved results alone."""
     from prefeval import reports
     from prefeval.harness.steps import disk_errors
 
     for folder in run:
         with disk_errors(folder, "copy the run to where you may write"):
-            typer.echo(reports.write_summary(folder))
-            typer.echo(reports.write_report(folder))
+            for path in reports.write_all(folder):
+                typer.echo(path)
 
 
 @app.command()

@@ -44,7 +44,7 @@ def conclude(
     failed: Mapping[str, str],
     warnings: Sequence[str],
 ) -> Selection | None:
-    """Write results.parquet, costs.parquet, summary.{json,md} and report.html; return the verdict.
+    """Write results, costs, summary.json and what ``reports.write_all`` does; return the verdict.
 
     None when no checkpoint was measured: there is nothing to say then.
     """
@@ -75,8 +75,7 @@ def conclude(
                 "table": rows,
             },
         )
-        reports.write_summary(run.path)
-        reports.write_report(run.path)
+        reports.write_all(run.path)
     return selection
 
 

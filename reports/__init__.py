@@ -1,4 +1,4 @@
-"""Reports of a run, from its saved results alone: report.html and summary.md. Never a model.
+"""Reports of a run, from its saved results alone: report.html, summary.md, CSV. Never a model.
 
 Nothing heavy is imported before it is used.
 """
@@ -7,7 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["write_report", "write_summary"]
+__all__ = ["write_all", "write_report", "write_summary", "write_tables"]
+
+
+def write_all(run_dir: Path | str) -> list[Path]:
+    """Write the summary, the tables and the report of a run folder; return their paths."""
+    return [write_summary(run_dir), *write_tables(run_dir), write_report(run_dir)]
 
 
 def write_report(run_dir: Path | str) -> Path:
@@ -22,3 +27,10 @@ def write_summary(run_dir: Path | str) -> Path:
     from prefeval.reports import summary
 
     return summary.write_summary(Path(run_dir))
+
+
+def write_tables(run_dir: Path | str) -> list[Path]:
+    """Write results.csv, retention.csv and betas.csv into a run folder; return their paths."""
+    from prefeval.reports import spreadsheets
+
+    return spreadsheets.write_tables(Path(run_dir))
