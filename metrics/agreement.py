@@ -41,19 +41,19 @@ def agreement(
     a, b = winners(first), winners(second)
     codes = stats.cluster_codes(clusters, len(a))
     read = np.isfinite(a) & np.isfinite(b)
-    a, b, codes = a[read], b[read], codes[read]
+    a, b, codes = a[read], b[read], stats.cluster_codes(codes[read], int(read.sum()))
     if not len(a):
         none = stats.undefined("no comparison was read by both")
         return [none.metric("agreement", "percent", True), none.metric("kappa", "", True)]
     raw = stats.proportion(a == b, codes).scaled(100)
-    once = np.ones((1, len(a)))
-    value = float(_kappa(a, b, once)[0])
+    tables = _tables(a, b, codes)
+    value = float(_kappa(tables.sum(axis=0, keepdims=True))[0])
     if math.isnan(value):
         reason = "one judge gave every comparison the same verdict"
         kappa = stats.undefined(reason, len(a))
     else:
-        draws = _kappa(a, b, resample.cluster_weights(codes, len(a), RESAMPLES, rng))
-        count = len(np.unique(codes))
+        count = len(tables)
+        draws = _kappa(resample.cluster_weights(None, count, RESAMPLES, rng) @ tables)
         stderr = resample.bootstrap_stderr(draws, count)
         half = stats.t_quantile(count, 0.95) * stderr
         low, high = max(-1.0, value - half), min(1.0, value + half)
@@ -61,13 +61,18 @@ def agreement(
     return [raw.metric("agreement", "percent", True), kappa.metric("kappa", "", True)]
 
 
-def _kappa(a: Array, b: Array, weights: Array) -> Array:
-    """Kappa under each row of weights (B, n)."""
-    share = weights / weights.sum(axis=1, keepdims=True)
-    observed = share @ (a == b)
-    expected = np.zeros(len(weights))
-    for kind in (-1, 0, 1):
-        expected += (share @ (a == kind)) * (share @ (b == kind))
+def _tables(a: Array, b: Array, codes: NDArray[np.intp]) -> Array:
+    """How often each pair of verdicts occurs in each cluster: (G, 9), -1 before 0 before 1."""
+    cells = (9 * codes + 3 * (a + 1) + (b + 1)).astype(np.intp)
+    count = int(codes.max()) + 1
+    return np.bincount(cells, minlength=9 * count).reshape(count, 9).astype(np.float64)
+
+
+def _kappa(tables: Array) -> Array:
+    """Kappa of each table of counts (B, 9)."""
+    share = (tables / tables.sum(axis=1, keepdims=True)).reshape(-1, 3, 3)
+    observed = np.trace(share, axis1=1, axis2=2)
+    expected = (share.sum(axis=2) * share.sum(axis=1)).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Array = np.where(
             expected < 1 - 1e-12, (observed - expected) / (1 - expected), math.nan

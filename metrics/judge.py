@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from prefeval.metrics import stats
+from prefeval.metrics.agreement import winners
 from prefeval.metrics.evidence import Evidence
 from prefeval.records import MetricResult
 
@@ -63,14 +64,21 @@ def judge(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]
     return [e.scaled(100).metric(name, *UNITS[name]) for name, e in estimates.items()]
 
 
+def longer_wins(judgments: pd.DataFrame) -> stats.Array:
+    """1 where the longer answer wins, 0 where the shorter does, NaN where the lengths are equal or
+    there is no winner: (n,)."""
+    longer = np.sign((judgments["len_output"] - judgments["len_baseline"]).to_numpy())
+    winner = winners(judgments["preference"])
+    decided = (longer != 0) & (winner != 0) & np.isfinite(winner)
+    return np.where(decided, longer == winner, math.nan)
+
+
 def _prefers_longer(frame: pd.DataFrame) -> stats.Estimate:
-    longer = np.sign((frame["len_output"] - frame["len_baseline"]).to_numpy())
-    winner = np.sign(np.round(frame["preference"].to_numpy() - 0.5, 9))
-    decided = (longer != 0) & (winner != 0)
+    longer = longer_wins(frame)
+    decided = np.isfinite(longer)
     if not decided.any():
         return stats.undefined("no verdict on answers of different lengths has a winner")
-    cluster = frame["cluster"].to_numpy()
-    return stats.proportion((longer == winner)[decided], cluster[decided])
+    return stats.proportion(longer[decided], frame["cluster"].to_numpy()[decided])
 
 
 def _detectable(frame: pd.DataFrame) -> stats.Estimate:
