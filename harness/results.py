@@ -14,7 +14,7 @@ from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.task import Task
-from prefeval.metrics import bends, overoptimisation, usable
+from prefeval.metrics import bends, method_table, overoptimisation, usable
 from prefeval.metrics.advice import advise
 from prefeval.metrics.situation import Situation
 from prefeval.records import Checkpoint, PrefevalError, Trial
@@ -68,6 +68,7 @@ def conclude(
                 "advice": advise(known),
                 "diagnosis": _diagnosis(run, {c.path: e for c, e in evidence}),
                 "overoptimisation": _overoptimisation(rows),
+                "methods": _methods(evidence, selection, settings),
                 "bends": {trial.name: _bends(run.trial(trial)) for trial in trials},
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
                 "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
@@ -95,6 +96,20 @@ def _overoptimisation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         m: overoptimisation.of_method([r for r in rows if r["method"] == m], rng=rng)
         for m in methods
     }
+
+
+def _methods(
+    evidence: Sequence[tuple[Checkpoint, Evidence]],
+    selection: Selection,
+    settings: Mapping[str, Mapping[str, Any]],
+) -> Any:
+    """The rows of the method table."""
+    return method_table.method_table(
+        [(usable.key_of(c), e) for c, e in evidence],
+        selection,
+        sizes={m: float(s.get("batch_size", 0)) for m, s in settings.items() if not s.get("then")},
+        rng=np.random.default_rng(BOOTSTRAP_SEED),
+    )
 
 
 def _bends(trial: Path) -> dict[str, Any]:

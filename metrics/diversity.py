@@ -4,7 +4,6 @@ arXiv 2310.06452, keep the two apart)."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -54,14 +53,14 @@ def diversity(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricRes
         "top_opener_share": top_opener_share(frame, "text"),
         "ref_top_opener_share": top_opener_share(frame, "ref_text"),
     }
-    words = {c: frame[c].map(str.split) for c in ("text", "ref_text")}
-    length = int(np.median(pd.concat(list(words.values())).map(len))) // 2
-    full = pd.DataFrame({c: words[c].map(len) >= length for c in words})
+    cut = at_one_length(frame)
     for column, prefix in (("text", ""), ("ref_text", "ref_")):
-        cut = frame.assign(words=[w[:length] for w in words[column]], full=full[column])
-        estimates[f"{prefix}distinct_within"] = distinct_within(cut, _quota(frame, full))
-        estimates[f"{prefix}distinct_across"] = distinct_across(cut[full.all(axis=1)])
-        estimates[f"{prefix}repetition"] = repetition(frame.assign(words=words[column]))
+        own = cut[column]
+        estimates[f"{prefix}distinct_within"] = distinct_within(own)
+        estimates[f"{prefix}distinct_across"] = distinct_across(own[own["both"]])
+        estimates[f"{prefix}repetition"] = repetition(
+            own.assign(words=frame[column].map(str.split))
+        )
     return [estimates[name].scaled(100).metric(name, *unit) for name, unit in UNITS.items()]
 
 
@@ -90,27 +89,45 @@ def _groups(words: list[str], n: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
-def _quota(frame: pd.DataFrame, full: pd.DataFrame) -> dict[str, int]:
-    """How many full-length samples of each prompt both sides have: as many of each are compared."""
-    counts = full.groupby(frame["prompt_id"].astype(str)).sum().min(axis=1)
-    return {str(prompt): int(n) for prompt, n in counts.items()}
+def at_one_length(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Both sides' samples, by the column of their text, cut to half of the median number of words.
 
-
-def distinct_within(frame: pd.DataFrame, quota: Mapping[str, int]) -> Estimate:
-    """Mean over prompts of the share of different word pairs among its samples, of equal length.
-
-    ``frame`` has ``prompt_id``, ``words`` (cut to one length) and ``full``, whether they reach it;
-    of a prompt the first ``quota`` full ones count, and it is left out where that is below 2.
+    ``words`` are cut; ``full`` is whether they reach that length, ``both`` whether the other
+    side's of the same row do too; ``quota`` is how many of its prompt are full on both sides: as
+    many of each are compared.
     """
-    shares = []
-    for prompt, rows in frame.sort_values("index").groupby("prompt_id", sort=True):
-        full = rows.loc[rows["full"], "words"].tolist()[: quota[str(prompt)]]
-        pairs = [pair for w in full for pair in _groups(w, NGRAM)]
-        if len(full) > 1 and pairs:
-            shares.append(len(set(pairs)) / len(pairs))
+    words = {c: frame[c].map(str.split) for c in ("text", "ref_text")}
+    length = int(np.median(pd.concat(list(words.values())).map(len))) // 2
+    full = pd.DataFrame({c: words[c].map(len) >= length for c in words})
+    quota = full.groupby(frame["prompt_id"]).transform("sum").min(axis=1)
+    both = full.all(axis=1)
+    return {
+        c: frame.assign(words=[w[:length] for w in words[c]], full=full[c], both=both, quota=quota)
+        for c in words
+    }
+
+
+def distinct_within(frame: pd.DataFrame) -> Estimate:
+    """Mean over prompts of `shares_within`."""
+    shares = shares_within(frame)
     if len(shares) < 2:
         return stats.undefined("fewer than 2 prompts have 2 samples of one length", len(shares))
-    return stats.bounded_mean(shares)
+    return stats.bounded_mean(list(shares.values()))
+
+
+def shares_within(frame: pd.DataFrame) -> dict[str, float]:
+    """By prompt: the share of different word pairs among its samples, of equal length.
+
+    ``frame`` is one side of `at_one_length`; of a prompt the first ``quota`` full samples count,
+    and it is left out where they are below 2.
+    """
+    shares = {}
+    for prompt, rows in frame.sort_values("index").groupby("prompt_id", sort=True):
+        full = rows.loc[rows["full"], "words"].tolist()[: int(rows["quota"].iloc[0])]
+        pairs = [pair for w in full for pair in _groups(w, NGRAM)]
+        if len(full) > 1 and pairs:
+            shares[str(prompt)] = len(set(pairs)) / len(pairs)
+    return shares
 
 
 def distinct_across(frame: pd.DataFrame) -> Estimate:

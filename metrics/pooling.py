@@ -181,10 +181,16 @@ def pooled_rate(half: Half, members: Sequence[int], level: float) -> Rate:
     parts = [(resample.bootstrap_stderr(replicates, half.clusters) ** 2, half.clusters - 1)]
     if len(members) > 1:
         parts.append((float(rates.var(ddof=1)) / len(members), len(members) - 1))
-    total = sum(v for v, _ in parts)
-    spread = sum(v**2 / df for v, df in parts if df > 0)
-    freedom = total**2 / spread if spread > 0 else float(half.clusters)
+    total, freedom = summed(parts)
     quantile = stats.t_quantile(freedom + 1, level)
     low, high = resample.logit_interval(share, math.sqrt(total), quantile)
     reason = stats.ONE_CLUSTER if math.isnan(low) else ""
     return Rate(100 * share, 100 * low, 100 * high, half.n, reason)
+
+
+def summed(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """The sum of independent variances, given with their degrees of freedom, and Satterthwaite's
+    degrees of freedom of it (1946); the first's where nothing varies."""
+    total = sum(v for v, _ in parts)
+    spread = sum(v**2 / df for v, df in parts if df > 0)
+    return total, total**2 / spread if spread > 0 else float(parts[0][1])
