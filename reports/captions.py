@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from prefeval.reports.chart_dynamics import COLLAPSE, bends, chosen_length
 from prefeval.reports.costs import ESTIMATE
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
-from prefeval.reports.samples import MAX_CHARACTERS
+from prefeval.reports.samples import MAX_CHARACTERS, Pack
 from prefeval.reports.turning import turning_points
 from prefeval.reports.verdict import Verdict
 
 
-def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, str]:
+def captions(run: Run, verdict: Verdict, packed: Pack) -> dict[str, str]:
     """The captions by section."""
     sizes = [size for c in run.checkpoints if (size := c.get("lc_win_rate").n)]
     n = f"n = {max(sizes)} prompts" if sizes else "n unknown"
-    cut = f" {packed['cut']} texts are cut at {MAX_CHARACTERS} characters." if packed["cut"] else ""
+    cut = f" {packed.cut} texts are cut at {MAX_CHARACTERS} characters." if packed.cut else ""
     return {
         "frontier": (
             f"Every checkpoint, 95% intervals, {n}. Large marks: the chosen checkpoint of each β"
@@ -60,12 +59,21 @@ def captions(run: Run, verdict: Verdict, packed: dict[str, Any]) -> dict[str, st
             " training seeds."
         ),
         "samples": (
-            f"{packed['shown']:,} of {packed['total']:,} judged or checked completions are"
-            " embedded: from every checkpoint some of each kind below, the rest picked by hash;"
-            f" most from the recommended checkpoint.{cut}"
+            f"{_embedded(packed)} Samples at temperature 1 are judged, greedy answers checked.{cut}"
         ),
         "manifest": "What was run, on what, with which versions: enough to run it again.",
     }
+
+
+def _embedded(packed: Pack) -> str:
+    """How many of a run's completions the page holds."""
+    if packed.shown == packed.total:
+        return f"All {packed.total:,} judged or checked completions are in this file."
+    return (
+        f"{packed.shown:,} of {packed.total:,} judged or checked completions are in this file: from"
+        " every checkpoint some of each kind below, the rest picked by hash; of the recommended"
+        " checkpoint most."
+    )
 
 
 def estimator(run: Run) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from prefeval.reports import svg
 from prefeval.reports.files import as_float, read_rows
-from prefeval.reports.labels import key_id, listed
+from prefeval.reports.labels import key_id, listed, trial_id
 from prefeval.reports.quantities import beta_text, fixed, interval
 from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name
 from prefeval.reports.svg import Frame, el, join
@@ -54,13 +54,10 @@ def dynamics(run: Run) -> list[tuple[str, list[Markup]]]:
     zone is the common yardstick, and one collapsed trial does not flatten the others.
     """
     length = chosen_length(run)
-    yardstick = [0.0] if math.isnan(length) else [0.0, 1.1 * COLLAPSE * length]
     found = []
     for method in run.methods:
         mine = [p for p in panels(run) if p.method == method]
-        ranges = [svg.padded(_extremes(p), include=yardstick) for p in mine]
-        pictures = [_picture(run, p, r, length) for p, r in zip(mine, ranges, strict=True)]
-        found.append((method, pictures))
+        found.append((method, [_picture(run, p, length) for p in mine]))
     return found
 
 
@@ -129,16 +126,31 @@ def _extremes(panel: Panel) -> list[float]:
     return values
 
 
-def _picture(run: Run, panel: Panel, y_range: tuple[float, float], length: float) -> Markup:
-    """Training batches as lines, held-out pairs as marks, the collapse zone shaded."""
+def frame_of(panel: Panel, length: float, size: tuple[float, float] = SIZE) -> Frame:
+    """A panel's axes: its own values, and the yardstick."""
+    yardstick = [0.0] if math.isnan(length) else [0.0, 1.1 * COLLAPSE * length]
+    y_range = svg.padded(_extremes(panel), include=yardstick)
+    last = max(steps_of(panel), default=1)
+    return svg.frame(*size, (0, last * 1.04), y_range, margins=(40, 10, 34, 34))
+
+
+def steps_of(panel: Panel) -> list[int]:
+    """The steps of its checkpoints, and the last one of each training log."""
     steps = [c.key.step for c in panel.checkpoints]
-    steps += [int(t.log["step"].max()) for t in panel.trials if "step" in t.log and len(t.log)]
-    f = svg.frame(*SIZE, (0, max(steps, default=1) * 1.04), y_range, margins=(40, 10, 34, 34))
+    logs = [t.log["step"] for t in panel.trials if "step" in t.log and len(t.log)]
+    return steps + [int(log.max()) for log in logs]
+
+
+def _picture(run: Run, panel: Panel, length: float) -> Markup:
+    """Training batches as lines, held-out pairs as marks, the collapse zone shaded."""
+    f = frame_of(panel, length)
     name = f"{method_name(panel.method)} β = {beta_text(panel.beta)}"
+    what = trial_id((panel.method, panel.beta))
     head = svg.text(2, 12, name, "start", "head")
-    if not steps:
-        words = svg.text(2, 30, _no_lines(panel), "start", "note")
-        return svg.picture(replace(f, height=44), f"{name}: {_no_lines(panel)}", head, words)
+    if not steps_of(panel):
+        words = svg.text(2, 30, no_lines(panel), "start", "note")
+        small = replace(f, height=44)
+        return svg.picture(small, f"{name}: {no_lines(panel)}", head, words, data_trial=what)
     parts = [
         head,
         _zone(f, length),
@@ -158,11 +170,12 @@ def _picture(run: Run, panel: Panel, y_range: tuple[float, float], length: float
                 drawn = True
         parts += _held_out(f, panel.checkpoints, column, kind)
     if not drawn:
-        parts.append(svg.text(f.right, 12, _no_lines(panel), "end", "note"))
-    return svg.picture(f, f"{name}: change of chosen and rejected log-probability by step", *parts)
+        parts.append(svg.text(f.right, 12, no_lines(panel), "end", "note"))
+    title = f"{name}: change of chosen and rejected log-probability by step"
+    return svg.picture(f, title, *parts, data_trial=what)
 
 
-def _no_lines(panel: Panel) -> str:
+def no_lines(panel: Panel) -> str:
     """Why a panel has no training lines."""
     failed = [t for t in panel.trials if t.status == "failed"]
     if failed:

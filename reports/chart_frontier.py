@@ -10,13 +10,14 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, short
-from prefeval.reports.placement import Label, place_labels
+from prefeval.reports.labels import key_id, short, trial_id
+from prefeval.reports.placement import Box, Label, place_labels
 from prefeval.reports.quantities import beta_text, fixed
 from prefeval.reports.run import CheckpointRow, Key, Run, method_index
 from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict
 
+X_TITLE, Y_TITLE = "√KL from the reference (√nats per sequence)", "LC win rate, %"
 WIDE, DETAIL, NARROW = (1160.0, 470.0), (770.0, 430.0), (380.0, 430.0)
 
 
@@ -37,37 +38,47 @@ def frontier(
     against √KL): no checkpoint off it has both less KL and a higher win rate than one on it.
     Checkpoints beyond √KL = ``limit`` are left out.
     """
-    shown = [
-        c for c in run.checkpoints if c.get("lc_win_rate").known and 0 <= _sqrt_kl(c)[0] <= limit
-    ]
+    shown = within(run, limit)
     narrow = size[0] < 600
-    x_high = svg.padded([_sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
-    y_range = svg.padded(
-        [v for c in shown for v in (c.get("lc_win_rate").low, c.get("lc_win_rate").high)],
-        include=[49, 51, *(c.get("lc_win_rate").value for c in shown)],
-        share=0.05,
-        within=svg.PERCENT,
-    )
-    f = svg.frame(*size, (-0.02 * x_high, x_high), y_range, margins=(26, 18, 40, 34))
-    notable = verdict.chosen_keys
+    f = frame_of(shown, size)
+    notable, gap = verdict.chosen_keys, 12.0 if narrow else 9.0
     parts = [
         svg.axes(
             f,
-            "√KL from the reference (√nats per sequence)",
-            "LC win rate, %",
+            X_TITLE,
+            Y_TITLE,
             x_ticks=f.x.ticks(4 if narrow else 9),
         ),
         _reference(f),
         _pareto(f, shown),
         join(_trajectories(f, shown)),
         join(_points(f, shown, notable, verdict.recommended_key)),
-        join(_labels(f, shown, notable, verdict.recommended_key, narrow)),
+        join(place_labels(*wanted_labels(f, shown, verdict, few=narrow), gap=gap)),
     ]
     title = (
         f"Frontier: square root of KL against length-controlled win rate of {len(shown)}"
         " checkpoints with 95% intervals; the values are in the checkpoint table."
     )
     return svg.picture(f, title, *parts)
+
+
+def within(run: Run, limit: float) -> list[CheckpointRow]:
+    """The checkpoints that have both coordinates, up to √KL = ``limit``."""
+    known = (c for c in run.checkpoints if c.get("lc_win_rate").known)
+    return [c for c in known if 0 <= sqrt_kl(c)[0] <= limit]
+
+
+def frame_of(shown: Sequence[CheckpointRow], size: tuple[float, float]) -> Frame:
+    """Axes that hold every checkpoint, every interval of a win rate, and the reference."""
+    x_high = svg.padded([sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
+    rates = [c.get("lc_win_rate") for c in shown]
+    y_range = svg.padded(
+        [v for rate in rates for v in (rate.low, rate.high)],
+        include=[49, 51, *(rate.value for rate in rates)],
+        share=0.05,
+        within=svg.PERCENT,
+    )
+    return svg.frame(*size, (-0.02 * x_high, x_high), y_range, margins=(26, 18, 40, 34))
 
 
 def frontiers(run: Run, verdict: Verdict) -> list[Picture]:
@@ -88,7 +99,7 @@ def frontiers(run: Run, verdict: Verdict) -> list[Picture]:
 
 def zoom_limit(run: Run, verdict: Verdict) -> float | None:
     """√KL up to which usable and undecided β reach, when far less than the whole range."""
-    reach = {c.key: _sqrt_kl(c)[0] for c in run.checkpoints if c.get("lc_win_rate").known}
+    reach = {c.key: sqrt_kl(c)[0] for c in run.checkpoints if c.get("lc_win_rate").known}
     sound = [reach.get(k, -1.0) for b in verdict.betas if b.state != "not usable" for k in b.keys]
     if not sound or max(sound) <= 0 or max(sound) > 0.6 * max(reach.values()):
         return None
@@ -109,7 +120,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _sqrt_kl(row: CheckpointRow) -> tuple[float, float, float]:
+def sqrt_kl(row: CheckpointRow) -> tuple[float, float, float]:
     """√KL and its interval; from KL's own where √KL was not saved. Negative when unknown."""
     root = row.get("sqrt_kl")
     if root.known:
@@ -133,24 +144,30 @@ def _reference(f: Frame) -> Markup:
     )
 
 
-def _pareto(f: Frame, shown: Sequence[CheckpointRow]) -> Markup:
-    points = [(0.0, 50.0)] + [(_sqrt_kl(c)[0], c.get("lc_win_rate").value) for c in shown]
+def staircase(shown: Sequence[CheckpointRow], end: float) -> list[tuple[float, float]]:
+    """The corners of the Pareto frontier's steps, from the reference (0, 50) to x = ``end``."""
+    points = [(0.0, 50.0)] + [(sqrt_kl(c)[0], c.get("lc_win_rate").value) for c in shown]
     corners: list[tuple[float, float]] = []
     for x, y in pareto(points):
         if corners:
-            corners.append((f.x(x), corners[-1][1]))
-        corners.append((f.x(x), f.y(y)))
-    corners.append((f.right, corners[-1][1]))
-    return svg.path(corners, "pareto")
+            corners.append((x, corners[-1][1]))
+        corners.append((x, y))
+    return [*corners, (end, corners[-1][1])]
+
+
+def _pareto(f: Frame, shown: Sequence[CheckpointRow]) -> Markup:
+    corners = staircase(shown, f.x.high)
+    return svg.path([(f.x(x), f.y(y)) for x, y in corners], "pareto")
 
 
 def _trajectories(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
     """A thin line from the reference through a trial's checkpoints, in training order."""
     lines = []
-    for (method, _, _), group in groupby(shown, key=lambda c: c.key[:3]):
-        points = [(f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in group]
+    for trial, group in groupby(shown, key=lambda c: c.key[:3]):
+        points = [(f.x(sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in group]
         path = svg.path([(f.x(0), f.y(50)), *points], "trajectory")
-        lines.append(el("g", path, class_=f"m{method_index(method)}", data_method=method))
+        classes = f"m{method_index(trial[0])}"
+        lines.append(el("g", path, class_=classes, data_trial=trial_id(trial)))
     return lines
 
 
@@ -164,7 +181,7 @@ def _points(
 
 def point(f: Frame, row: CheckpointRow, notable: bool, best: bool) -> Markup:
     """A checkpoint's mark with its two intervals."""
-    x_value, x_low, x_high = _sqrt_kl(row)
+    x_value, x_low, x_high = sqrt_kl(row)
     lc = row.get("lc_win_rate")
     x, y = f.x(x_value), f.y(lc.value)
     parts = []
@@ -180,15 +197,13 @@ def point(f: Frame, row: CheckpointRow, notable: bool, best: bool) -> Markup:
     return el("g", *parts, class_=classes, data_method=row.key.method, data_ck=key_id(row.key))
 
 
-def _labels(
-    f: Frame,
-    shown: Sequence[CheckpointRow],
-    notable: frozenset[Key],
-    best: Key | None,
-    narrow: bool,
-) -> list[Markup]:
-    """Direct labels: the recommended checkpoint, one full name a method, then each chosen β."""
-    places = {c.key: (f.x(_sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
+def wanted_labels(
+    f: Frame, shown: Sequence[CheckpointRow], verdict: Verdict, *, few: bool
+) -> tuple[list[Label], Frame, list[Box]]:
+    """Direct labels: the recommended checkpoint, one full name a method, then (unless ``few``) each
+    chosen β; and the marks and the level that they may not cover."""
+    notable, best = verdict.chosen_keys, verdict.recommended_key
+    places = {c.key: (f.x(sqrt_kl(c)[0]), f.y(c.get("lc_win_rate").value)) for c in shown}
     obstacles = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
     level = f.y(50)
     obstacles += [
@@ -202,11 +217,12 @@ def _labels(
         wanted.insert(0, Label(x, y, f"★ {short(best)}, step {best.step}", "label best"))
     chosen = [c for c in shown if c.key in notable and c.key != best]
     widest = {c.key.method: c for c in sorted(chosen, key=lambda c: places[c.key][0])}
-    for c in (*widest.values(), *(() if narrow else chosen)):
+    for c in (*widest.values(), *(() if few else chosen)):
         x, y = places[c.key]
         full = c is widest[c.key.method]
         words = short(c.key) if full else beta_text(c.key.beta)
-        label = Label(x, y, words, f"label m{method_index(c.key.method)}")
+        colour = f"label m{method_index(c.key.method)}"
+        label = Label(x, y, words, colour, trial_id(c.key[:2]))
         if label not in wanted:
             wanted.append(label)
-    return place_labels(wanted, f, obstacles, gap=12 if narrow else 9)
+    return wanted, f, obstacles

@@ -8,21 +8,21 @@ from itertools import groupby
 from markupsafe import Markup
 
 from prefeval.reports import svg
-from prefeval.reports.labels import key_id, short
-from prefeval.reports.placement import Label, place_labels
+from prefeval.reports.labels import key_id, short, trial_id
+from prefeval.reports.placement import Box, Label, place_labels
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict
 
-SIZE = (380.0, 330.0)
+SIZE, MARGINS = (380.0, 330.0), (26, 12, 38, 36)
+RATIO = "length ratio (tokens, policy / reference)"
 
 
 def raw_against_lc(run: Run, verdict: Verdict) -> Markup:
     """Raw (x) against length-controlled (y) win rate: below the diagonal, length won."""
-    shown = [c for c in run.checkpoints if c.get("lc_win_rate").known and c.get("win_rate").known]
-    ends = [v for c in shown for n in ("win_rate", "lc_win_rate") for v in _ends(c, n)]
-    both = svg.padded(ends, include=[45, 55], within=svg.PERCENT)
-    f = svg.frame(*SIZE, both, both, margins=(26, 12, 38, 36))
+    shown = rated(run)
+    both = rate_range(shown)
+    f = svg.frame(*SIZE, both, both, margins=MARGINS)
     left, low, right, high = f.x(both[0]), f.y(both[0]), f.x(both[1]), f.y(both[1])
     triangle = svg.path([(left, low), (right, high), (right, low), (left, low)], "longer")
     parts = [
@@ -38,6 +38,17 @@ def raw_against_lc(run: Run, verdict: Verdict) -> Markup:
     parts += [_scatter(f, c, c.key in verdict.chosen_keys) for c in order]
     title = "Raw against length-controlled win rate of every checkpoint"
     return svg.picture(f, title, *parts, class_="crowd")
+
+
+def rated(run: Run) -> list[CheckpointRow]:
+    """The checkpoints that have a raw and a length-controlled win rate."""
+    return [c for c in run.checkpoints if c.get("lc_win_rate").known and c.get("win_rate").known]
+
+
+def rate_range(shown: Sequence[CheckpointRow]) -> tuple[float, float]:
+    """One range for both rates: it holds all their intervals."""
+    ends = [v for c in shown for n in ("win_rate", "lc_win_rate") for v in _ends(c, n)]
+    return svg.padded(ends, include=[45, 55], within=svg.PERCENT)
 
 
 def _ends(row: CheckpointRow, name: str) -> tuple[float, float, float]:
@@ -70,47 +81,53 @@ def _mark(
 def length_over_steps(run: Run, verdict: Verdict) -> Markup:
     """Length ratio to the reference over training steps, one line a trial."""
     shown = [c for c in run.checkpoints if c.get("length_ratio").known]
-    f = _ratio_frame(shown, (0, max((c.key.step for c in shown), default=1) * 1.3), log=False)
-    parts = [svg.axes(f, "step", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(4))]
+    f = step_frame(shown)
+    parts = [svg.axes(f, "step", RATIO, x_ticks=f.x.ticks(4))]
     parts += _lines(f, shown, lambda c: c.key.step, lambda c: c.key[:3], start=True)
     parts.append(_one(f))
     parts += [_ratio_mark(f, c, c.key.step, c.key in verdict.chosen_keys) for c in shown]
-    parts += _extreme_labels(f, shown)
+    parts += place_labels(extreme_labels(f, shown), f, [], gap=6, crowding=0.35)
     return svg.picture(f, "Length ratio over training steps", *parts)
 
 
-def _extreme_labels(f: Frame, shown: Sequence[CheckpointRow]) -> list[Markup]:
+def extreme_labels(f: Frame, shown: Sequence[CheckpointRow]) -> list[Label]:
     """At the end of each method's most lengthened trial; the others are named on hovering."""
     last = {c.key[:3]: c for c in shown}.values()
     extreme = {
         c.key.method: c for c in sorted(last, key=lambda c: abs(c.get("length_ratio").value - 1))
     }
-    labels = [
+    return [
         Label(
             f.x(c.key.step),
             f.y(c.get("length_ratio").value),
             short(c.key),
             f"label m{method_index(c.key.method)}",
+            trial_id(c.key[:2]),
         )
         for c in reversed(extreme.values())
     ]
-    return place_labels(labels, f, [], gap=6, crowding=0.35)
 
 
 def length_over_beta(run: Run, verdict: Verdict) -> Markup:
     """Length ratio of the chosen checkpoint at each β, one line a method."""
-    shown = [
-        c
-        for c in run.checkpoints
-        if c.get("length_ratio").known and c.key.beta > 0 and c.key in verdict.chosen_keys
-    ]
-    f = _ratio_frame(shown, svg.log_padded(c.key.beta for c in shown), log=True)
-    parts = [
-        svg.axes(f, "β (log)", "length ratio (tokens, policy / reference)", x_ticks=f.x.ticks(5))
-    ]
+    shown = chosen_ratios(run, verdict)
+    f = beta_frame(shown)
+    parts = [svg.axes(f, "β (log)", RATIO, x_ticks=f.x.ticks(5))]
     parts.append(_one(f))
     parts += _lines(f, shown, lambda c: c.key.beta, lambda c: c.key[:1], start=False)
     parts += [_ratio_mark(f, c, c.key.beta, True) for c in shown]
+    parts += place_labels(*end_labels(f, shown), gap=9)
+    return svg.picture(f, "Length ratio against β", *parts)
+
+
+def chosen_ratios(run: Run, verdict: Verdict) -> list[CheckpointRow]:
+    """The chosen checkpoints that have a length ratio and a place on a log axis."""
+    chosen = (c for c in run.checkpoints if c.key in verdict.chosen_keys)
+    return [c for c in chosen if c.get("length_ratio").known and c.key.beta > 0]
+
+
+def end_labels(f: Frame, shown: Sequence[CheckpointRow]) -> tuple[list[Label], Frame, list[Box]]:
+    """Each method's name at its last β, and the marks that it may not cover."""
     ends = {c.key.method: c for c in shown}
     labels = [
         Label(
@@ -118,21 +135,31 @@ def length_over_beta(run: Run, verdict: Verdict) -> Markup:
             f.y(c.get("length_ratio").value),
             method_name(m),
             f"label m{method_index(m)}",
+            m,
         )
         for m, c in ends.items()
     ]
     points = [(f.x(c.key.beta), f.y(c.get("length_ratio").value)) for c in shown]
-    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
-    parts += place_labels(labels, f, boxes, gap=9)
-    return svg.picture(f, "Length ratio against β", *parts)
+    return labels, f, [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
 
 
-def _ratio_frame(
-    shown: Sequence[CheckpointRow], x_range: tuple[float, float], *, log: bool
+def step_frame(
+    shown: Sequence[CheckpointRow], size: tuple[float, float] = SIZE, room: float = 1.3
 ) -> Frame:
+    """Axes of the ratio against steps, up to ``room`` times the last: labels stand behind it."""
+    last = max((c.key.step for c in shown), default=1)
+    return svg.frame(*size, (0, last * room), _ratio_range(shown), margins=MARGINS)
+
+
+def beta_frame(shown: Sequence[CheckpointRow], size: tuple[float, float] = SIZE) -> Frame:
+    """Axes of the ratio against log β."""
+    x_range = svg.log_padded(c.key.beta for c in shown)
+    return svg.frame(*size, x_range, _ratio_range(shown), log_x=True, margins=MARGINS)
+
+
+def _ratio_range(shown: Sequence[CheckpointRow]) -> tuple[float, float]:
     values = [v for c in shown for v in _ends(c, "length_ratio")]
-    y_range = svg.padded(values, include=[0.95, 1.05])
-    return svg.frame(*SIZE, x_range, y_range, log_x=log, margins=(26, 12, 38, 36))
+    return svg.padded(values, include=[0.95, 1.05])
 
 
 def _one(f: Frame) -> Markup:
@@ -161,9 +188,10 @@ def _lines(
         if start:
             points.insert(0, (f.x(0), f.y(1)))
         if len(points) > 1:
-            method = members[0].key.method
+            key = members[0].key
             line = svg.path(points, "trajectory")
-            lines.append(el("g", line, class_=f"m{method_index(method)}", data_method=method))
+            what = trial_id(key[:3]) if start else key.method
+            lines.append(el("g", line, class_=f"m{method_index(key.method)}", data_trial=what))
     return lines
 
 

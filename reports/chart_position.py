@@ -18,6 +18,7 @@ from prefeval.reports.svg import Frame, el
 from prefeval.reports.verdict import Verdict
 
 SIZE = (460.0, 290.0)
+X_TITLE, Y_TITLE = "token of the answer (log)", "KL, nats/token"
 
 
 class Curve(NamedTuple):
@@ -29,21 +30,30 @@ class Curve(NamedTuple):
 
 def kl_by_position(run: Run, verdict: Verdict) -> Markup | None:
     """One line a checkpoint that is shown; None where no positions were saved."""
-    curves = [Curve(row, found) for row in shown(run, verdict) if (found := _stretches(row))]
+    curves = curves_of(run, verdict)
     if not curves:
         return None
-    last = max(c.stretches[-1].last for c in curves)
-    ends = [v for c in curves for s in c.stretches for v in _ends(s)]
-    y_range = svg.padded(ends, include=[0.0])
-    f = svg.frame(*SIZE, (0.8, last * 2.6), y_range, log_x=True, margins=(26, 12, 38, 44))
+    f = frame_of(curves)
     parts = [
-        svg.axes(f, "token of the answer (log)", "KL, nats/token", x_ticks=f.x.ticks(7)),
+        svg.axes(f, X_TITLE, Y_TITLE, x_ticks=f.x.ticks(7)),
         el("line", x1=f.left, x2=f.right, y1=f.y(0), y2=f.y(0), class_="level"),
     ]
     for place, curve in enumerate(curves):
         parts.append(_drawn(f, curve, 1 + 0.03 * (place - len(curves) / 2)))
     parts += _end_labels(f, curves)
     return svg.picture(f, "KL from the reference by position in the answer", *parts)
+
+
+def curves_of(run: Run, verdict: Verdict) -> list[Curve]:
+    """The curves of what is shown, where positions were saved."""
+    return [Curve(row, found) for row in shown(run, verdict) if (found := _stretches(row))]
+
+
+def frame_of(curves: Sequence[Curve], size: tuple[float, float] = SIZE, room: float = 2.6) -> Frame:
+    """Log axes up to ``room`` times the last token: the names stand behind the lines."""
+    last = max(c.stretches[-1].last for c in curves)
+    y_range = svg.padded([v for c in curves for s in c.stretches for v in ends(s)], include=[0.0])
+    return svg.frame(*size, (0.8, last * room), y_range, log_x=True, margins=(26, 12, 38, 44))
 
 
 def shown(run: Run, verdict: Verdict) -> list[CheckpointRow]:
@@ -72,32 +82,43 @@ def _stretches(row: CheckpointRow) -> Sequence[Stretch]:
     return by_position([r["kl_by_position"] for r in kept], clusters)
 
 
-def _ends(stretch: Stretch) -> tuple[float, float, float]:
+def ends(stretch: Stretch) -> tuple[float, float, float]:
+    """Lower end, value and upper end, in nats/token."""
     return stretch.kl.ci_low, stretch.kl.value, stretch.kl.ci_high
 
 
-def _middle(stretch: Stretch) -> float:
+def middle(stretch: Stretch) -> float:
+    """Where a stretch of tokens stands on a log axis."""
     return math.sqrt(stretch.first * stretch.last)
 
 
-def _end_labels(f: Frame, curves: Sequence[Curve]) -> list[Markup]:
-    """Names behind the lines, spread from the lowest upwards so that none covers another."""
-    x = max(f.x(_middle(c.stretches[-1])) for c in curves) + 10
-    floor, labels = f.bottom + 4.0, []
+def end_places(f: Frame, curves: Sequence[Curve]) -> list[tuple[float, float, CheckpointRow]]:
+    """Where the names stand behind the lines, spread from the lowest upwards so that none covers
+    another: x, base line, and whose name it is."""
+    x = max(f.x(middle(c.stretches[-1])) for c in curves) + 10
+    floor, places = f.bottom + 4.0, []
     for c in sorted(curves, key=lambda c: c.stretches[-1].kl.value):
         floor = min(f.y(c.stretches[-1].kl.value) + 4, floor - 12)
-        classes = f"label m{method_index(c.row.key.method)}"
-        labels.append(svg.text(x, floor, short(c.row.key), "start", classes))
+        places.append((x, floor, c.row))
+    return places
+
+
+def _end_labels(f: Frame, curves: Sequence[Curve]) -> list[Markup]:
+    labels = []
+    for x, y, row in end_places(f, curves):
+        method = row.key.method
+        words = svg.text(x, y, short(row.key), "start", f"label m{method_index(method)}")
+        labels.append(el("g", words, data_trial=method))
     return labels
 
 
 def _drawn(f: Frame, curve: Curve, aside: float) -> Markup:
     """Line and marks, a little aside, so that intervals do not hide each other."""
     method = curve.row.key.method
-    points = [(f.x(_middle(s) * aside), f.y(s.kl.value)) for s in curve.stretches]
+    points = [(f.x(middle(s) * aside), f.y(s.kl.value)) for s in curve.stretches]
     parts = [svg.path(points, "trajectory strong")] if len(points) > 1 else []
     for (x, y), s in zip(points, curve.stretches, strict=True):
-        low, value, high = _ends(s)
+        low, value, high = ends(s)
         bar = el("line", x1=x, x2=x, y1=f.y(low), y2=f.y(high), class_="ci")
         where = f"token {s.first}" if s.first == s.last else f"tokens {s.first}-{s.last}"
         more = f"{where}: {fixed(value, 3)} [{fixed(low, 3)}, {fixed(high, 3)}] nats/token"

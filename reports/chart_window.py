@@ -29,7 +29,8 @@ class Plot:
     log: bool = False
 
 
-def _plots() -> tuple[Plot, ...]:
+def plots() -> tuple[Plot, ...]:
+    """Win rate, drift and retention."""
     return (
         Plot("LC win rate, %", lambda c: c.get("lc_win_rate"), 50.0),
         Plot("KL, nats/sequence (log)", lambda c: _positive(c.get("kl")), log=True),
@@ -39,19 +40,18 @@ def _plots() -> tuple[Plot, ...]:
 
 def windows(run: Run, verdict: Verdict) -> list[tuple[str, list[Markup]]]:
     """For each method three pictures on the same log β axis; the same y axes for all methods."""
-    plots = _plots()
-    ranges = [_range(run.checkpoints, plot) for plot in plots]
-    found = []
+    ranges = [y_range(run.checkpoints, plot) for plot in plots()]
+    charts = []
     for method in run.methods:
         mine = [c for c in run.checkpoints if c.key.method == method and c.key.beta > 0]
         if mine:
             size = SMALL if len(run.methods) > 2 else LARGE
             pictures = [
-                _picture(mine, plot, y_range, verdict, size)
-                for plot, y_range in zip(plots, ranges, strict=True)
+                _picture(mine, plot, found, verdict, size)
+                for plot, found in zip(plots(), ranges, strict=True)
             ]
-            found.append((method, pictures))
-    return found
+            charts.append((method, pictures))
+    return charts
 
 
 def _positive(number: Number) -> Number:
@@ -62,7 +62,7 @@ def _positive(number: Number) -> Number:
     return Number(number.value, low if number.has_interval else math.nan, number.high, number.n)
 
 
-def _range(rows: Sequence[CheckpointRow], plot: Plot) -> tuple[float, float]:
+def y_range(rows: Sequence[CheckpointRow], plot: Plot) -> tuple[float, float]:
     """The y range that holds every checkpoint's value and interval (on a log axis, its value)."""
     numbers = [plot.measure(c) for c in rows]
     if plot.log:
@@ -75,25 +75,23 @@ def _range(rows: Sequence[CheckpointRow], plot: Plot) -> tuple[float, float]:
 def _picture(
     rows: Sequence[CheckpointRow],
     plot: Plot,
-    y_range: tuple[float, float],
+    ends: tuple[float, float],
     verdict: Verdict,
     size: tuple[float, float],
 ) -> Markup:
     """The usable band, every checkpoint faintly, the chosen one of each β in full."""
     method = rows[0].key.method
-    x = Scale(*svg.log_padded(c.key.beta for c in rows), 34, size[0] - 8, log=True)
-    f = Frame(*size, x, Scale(*y_range, size[1] - 34, 22, log=plot.log))
-    betas = sorted({c.key.beta for c in rows})
-    ticks = betas if len(betas) <= 5 else x.ticks(5)
+    f = frame_of(rows, plot, ends, size)
+    x_ticks = beta_ticks(f, rows)
     parts = [
-        _band(f, betas, verdict, method),
-        svg.axes(f, "β (log)", plot.title, x_ticks=ticks, y_ticks=f.y.ticks(4)),
+        _band(f, rows, verdict),
+        svg.axes(f, "β (log)", plot.title, x_ticks=x_ticks, y_ticks=f.y.ticks(4)),
     ]
     if plot.level is not None:
         y = f.y(plot.level)
         parts.append(el("line", x1=f.left, x2=f.right, y1=y, y2=y, class_="level"))
     chosen = [c for c in rows if c.key in verdict.chosen_keys and plot.measure(c).known]
-    line = [(x(c.key.beta), f.y(plot.measure(c).value)) for c in chosen]
+    line = [(f.x(c.key.beta), f.y(plot.measure(c).value)) for c in chosen]
     if len(line) > 1:
         parts.append(svg.path(line, "trajectory strong"))
     index = method_index(method)
@@ -102,6 +100,23 @@ def _picture(
             parts.append(_mark(f, c, plot.measure(c), index, c in chosen))
     title = f"{method_name(method)}: {plot.title} against log β"
     return svg.picture(f, title, el("g", *parts, class_=f"m{index}"))
+
+
+def frame_of(
+    rows: Sequence[CheckpointRow],
+    plot: Plot,
+    ends: tuple[float, float],
+    size: tuple[float, float],
+) -> Frame:
+    """A plot's axes: log β, and ``ends`` of y."""
+    x = Scale(*svg.log_padded(c.key.beta for c in rows), 34, size[0] - 8, log=True)
+    return Frame(*size, x, Scale(*ends, size[1] - 34, 22, log=plot.log))
+
+
+def beta_ticks(f: Frame, rows: Sequence[CheckpointRow]) -> list[float]:
+    """The β that were run, where there is room for them."""
+    betas = sorted({c.key.beta for c in rows})
+    return betas if len(betas) <= 5 else f.x.ticks(5)
 
 
 def _mark(f: Frame, row: CheckpointRow, number: Number, shape: int, chosen: bool) -> Markup:
@@ -115,13 +130,18 @@ def _mark(f: Frame, row: CheckpointRow, number: Number, shape: int, chosen: bool
     return el("g", *parts, class_="pt" if chosen else "pt faint", data_ck=key_id(row.key))
 
 
-def _band(f: Frame, betas: Sequence[float], verdict: Verdict, method: str) -> Markup:
-    """Shade from the lowest to the highest usable β tested, and a little beyond to be seen."""
-    bands = []
+def bands(rows: Sequence[CheckpointRow], verdict: Verdict) -> list[tuple[float, float]]:
+    """From the lowest to the highest usable β tested, and a little beyond to be seen."""
+    betas = sorted({c.key.beta for c in rows})
     step = (betas[-1] / betas[0]) ** (0.22 / max(len(betas) - 1, 1)) if len(betas) > 1 else 1.2
-    for low, high in verdict.bands(method):
-        x1, x2 = f.x.clamp(low / step), f.x.clamp(high * step)
-        bands.append(
+    return [(low / step, high * step) for low, high in verdict.bands(rows[0].key.method)]
+
+
+def _band(f: Frame, rows: Sequence[CheckpointRow], verdict: Verdict) -> Markup:
+    shaded = []
+    for low, high in bands(rows, verdict):
+        x1, x2 = f.x.clamp(low), f.x.clamp(high)
+        shaded.append(
             el("rect", x=x1, y=f.top, width=x2 - x1, height=f.bottom - f.top, class_="usable")
         )
-    return join(bands)
+    return join(shaded)

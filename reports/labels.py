@@ -13,6 +13,11 @@ def key_id(key: Key) -> str:
     return f"{key.method}|{beta_text(key.beta)}|{key.seed}|{key.step}"
 
 
+def trial_id(key: tuple[str, float, int] | tuple[str, float]) -> str:
+    """A trial, or all seeds of a β, in the page's attributes: the beginning of ``key_id``."""
+    return "|".join([key[0], beta_text(key[1]), *(str(seed) for seed in key[2:3])])
+
+
 def name(key: Key, *, seeds: bool = False) -> str:
     """A checkpoint in words: "DPO β = 0.1, step 200"."""
     seed = f", seed {key.seed}" if seeds else ""

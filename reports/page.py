@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 import re
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,12 @@ from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
-from prefeval.reports.samples import pack
+from prefeval.reports.samples import Pack, pack
 from prefeval.reports.summary import NEXT_STEPS, warnings
-from prefeval.reports.verdict import Verdict
+from prefeval.reports.verdict import SIGNS, Verdict
 
 TEMPLATES = Path(__file__).with_name("templates")
+SCRIPTS = ("base", "points", "toggles", "zoom", "table", "diff", "samples", "page")
 SECTIONS = {
     "verdict": "Verdict",
     "frontier": "Frontier",
@@ -85,10 +86,7 @@ def render(run: Run, verdict: Verdict) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    css, js = (
-        (TEMPLATES / name).read_text(encoding="utf-8").strip()
-        for name in ("report.css", "report.js")
-    )
+    css, js = assets("report.css", SCRIPTS)
     page = environment.get_template("report.html").render(
         csp=content_security_policy(css, js),
         css=Markup(css),
@@ -96,6 +94,13 @@ def render(run: Run, verdict: Verdict) -> str:
         **context(run, verdict),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes "?"
+
+
+def assets(css: str, scripts: Sequence[str]) -> tuple[str, str]:
+    """A page's style, and its scripts as one that shares no name with anything outside it."""
+    parts = [(TEMPLATES / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
+    script = "\n".join(['(() => {\n"use strict";', *(p.strip() for p in parts), "})();"])
+    return (TEMPLATES / css).read_text(encoding="utf-8").strip(), script
 
 
 def content_security_policy(css: str, js: str) -> str:
@@ -128,6 +133,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
     has = bool(run.checkpoints)
     sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
     packed = pack(run, verdict)
+    options = _options(run, verdict, packed)
     command = str(run.manifest.get("command") or "")
     version = run.manifest.get("prefeval_version", "")
     return {
@@ -139,7 +145,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "methods": [{"id": m, **_method(m)} for m in run.methods],
         "captions": captions(run, verdict, packed),
         "footer": f"prefeval {version}, from saved results alone",
-        "tips": inline_json({key_id(c.key): tip(c) for c in run.checkpoints}),
+        "tips": inline_json(_checkpoints(run, verdict, packed)),
         **_first_screen(run, verdict),
         **_charts(run, verdict),
         "heat": tables.heat(run, verdict),
@@ -147,9 +153,8 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "costs": costs.table(run),
         "table": tables.table(run, verdict),
         "samples": packed,
-        "samples_json": inline_json(packed),
-        "sample_options": _options(run, verdict, packed),
-        "sample_behaviours": sorted({row[2] for row in packed["rows"]}),
+        "samples_json": inline_json(_samples(packed, options)),
+        "sample_options": options,
         "trials": manifest.trial_states(run),
         "trials_title": _trials_title(run, manifest.trial_states(run)),
         "command": command,
@@ -218,20 +223,42 @@ def _scope(run: Run) -> str:
     return " · ".join(parts)
 
 
-def _options(run: Run, verdict: Verdict, packed: dict[str, Any]) -> list[dict[str, Any]]:
+def _checkpoints(run: Run, verdict: Verdict, packed: Pack) -> dict[str, dict[str, Any]]:
+    """What the page says of a checkpoint that is pointed at or selected, by id."""
+    chosen = {key: beta for beta in verdict.betas for key in beta.keys}
+    found = {}
+    for c in run.checkpoints:
+        beta = chosen.get(c.key)
+        found[key_id(c.key)] = {
+            "tip": tip(c),
+            "path": str(c.folder.relative_to(run.folder)) if c.folder else "",
+            "samples": key_id(c.key) in packed.counts,
+            "state": f"{SIGNS.get(beta.state, '')} {beta.state}".strip() if beta else "",
+            "tone": beta.tone if beta else "none",
+            "why": "; ".join(beta.reasons) if beta else "not the chosen checkpoint of its β",
+        }
+    return found
+
+
+def _samples(packed: Pack, options: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the script needs to know before it unpacks any sample."""
+    first = next((o["id"] for o in options if o["selected"]), options[0]["id"] if options else "")
+    return {"kinds": packed.kinds, "order": list(packed.counts), "first": first}
+
+
+def _options(run: Run, verdict: Verdict, packed: Pack) -> list[dict[str, Any]]:
     """The checkpoints that have samples, the recommended one selected."""
-    have = Counter(row[0] for row in packed["rows"])
     best = key_id(verdict.recommended_key) if verdict.recommended_key else None
     several = len({c.key.seed for c in run.checkpoints}) > 1
     return [
         {
             "id": key_id(c.key),
             "name": ("★ " if key_id(c.key) == best else "")
-            + f"{named(c.key, seeds=several)} ({have[key_id(c.key)]})",
+            + f"{named(c.key, seeds=several)} ({packed.counts[key_id(c.key)]})",
             "selected": key_id(c.key) == best,
         }
         for c in run.checkpoints
-        if key_id(c.key) in have
+        if key_id(c.key) in packed.counts
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from prefeval.reports import svg
 from prefeval.reports.svg import Anchor, Frame
@@ -21,9 +21,49 @@ class Label:
     y: float
     text: str
     class_: str = "label"
+    trial: str | None = None
+    """What it names (see ``labels.trial_id``): it goes when that is switched off."""
 
 
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where a label stands: ``x`` is its ``anchor``, ``y`` its base line, in pixels."""
+
+    label: Label
+    x: float
+    y: float
+    anchor: Anchor
+    crowded: bool
+
+
+def place(
+    labels: Sequence[Label],
+    f: Frame,
+    obstacles: Sequence[Box],
+    *,
+    gap: float = 9,
+    crowding: float = 0.2,
+) -> list[Placed]:
+    """Put each label beside its mark where it covers least.
+
+    Earlier labels have precedence; one that would cover more than ``crowding`` of its own area is
+    crowded, and takes no place. ``obstacles`` are boxes (left, top, right, bottom) in pixels:
+    marks and intervals.
+    """
+    taken = list(obstacles)
+    placed = []
+    for label in labels:
+        best = min(_candidates(label, f, gap), key=lambda c: (_cover(c[0], taken), c[2]))
+        box, anchor, _ = best
+        crowded = _cover(box, taken) > crowding * (box[2] - box[0]) * (box[3] - box[1])
+        if not crowded:
+            taken.append(box)
+        x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
+        placed.append(Placed(label, x, box[3] - 3, anchor, crowded))
+    return placed
 
 
 def place_labels(
@@ -34,23 +74,24 @@ def place_labels(
     gap: float = 9,
     crowding: float = 0.2,
 ) -> list[Markup]:
-    """Put each label beside its mark where it covers least; drop it when every place is taken.
-
-    Earlier labels have precedence; one that would cover more than ``crowding`` of its own area is
-    dropped. ``obstacles`` are boxes (left, top, right, bottom) in pixels:
-    marks and intervals. A dropped label is still in the mark's tooltip and in the table.
-    """
-    taken = list(obstacles)
-    placed = []
-    for label in labels:
-        best = min(_candidates(label, f, gap), key=lambda c: (_cover(c[0], taken), c[2]))
-        box, anchor, _ = best
-        if _cover(box, taken) > crowding * (box[2] - box[0]) * (box[3] - box[1]):
-            continue
-        taken.append(box)
-        x = {"start": box[0], "middle": (box[0] + box[2]) / 2, "end": box[2]}[anchor]
-        placed.append(svg.text(x, box[3] - 3, label.text, anchor, label.class_))
-    return placed
+    """Each label in its place; one that is crowded is hidden until its chart is zoomed into (class
+    "crowded"). A hidden label is still in the mark's tooltip."""
+    drawn = []
+    for p in place(labels, f, obstacles, gap=gap, crowding=crowding):
+        label = p.label
+        drawn.append(
+            svg.el(
+                "text",
+                escape(label.text),
+                x=p.x,
+                y=p.y,
+                text_anchor=p.anchor,
+                class_=f"{label.class_} crowded" if p.crowded else label.class_,
+                data_at=f"{svg.number(label.x)} {svg.number(label.y)}",
+                data_trial=label.trial,
+            )
+        )
+    return drawn
 
 
 def _candidates(label: Label, f: Frame, gap: float) -> list[tuple[Box, Anchor, int]]:

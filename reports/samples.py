@@ -1,16 +1,21 @@
-"""Which completions a report embeds, and how they are packed.
+"""Which completions a report holds, and how they are packed.
 
-A run holds tens of thousands; the report takes a stated share: from each checkpoint some of every
-kind a person looks for (verdict flipped by order, longest, lost behaviour, refused, judge and
-oracle at odds), filled up with others in an order fixed by their ids.
+All of them, where they fit: one piece of the page for each checkpoint, compressed, which the page's
+script unpacks when somebody looks at that checkpoint. Beyond ``BUDGET`` the report takes a stated
+share: from each checkpoint some of every kind that a person looks for (verdict flipped by order,
+longest, most drifted, lost behaviour, refused, judge and oracle at odds), filled up with others in
+an order fixed by their ids.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
+import json
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefeval.reports.files import read_rows
@@ -18,15 +23,23 @@ from prefeval.reports.labels import key_id
 from prefeval.reports.run import CheckpointRow, Run
 from prefeval.reports.verdict import Verdict
 
-QUOTAS = {"best": 160, "chosen": 60, "other": 20}
+BUDGET = 14_000_000  # characters of base64 in the page
+FEWEST = 20  # of a checkpoint, however many checkpoints there are
 MAX_CHARACTERS = 6000
 KINDS = {
     "flipped": "Order flips the verdict",
-    "longest": "Longest",
-    "lost": "Lost behaviour",
+    "longest": "Longest first",
+    "kl": "Biggest KL first",
+    "lost": "Lost format or behaviour",
+    "gained": "Gained",
     "refused": "Refused",
     "fooled": "Judge prefers it, oracle does not",
 }
+ORDERS: Mapping[str, Callable[[Sample], float]] = {
+    "longest": lambda s: -len(s.text),
+    "kl": lambda s: -s.kl if s.kl is not None else math.inf,
+}
+"""Kinds that are an order of the samples, the first ones first; the others are told by a sample."""
 
 
 @dataclass(frozen=True)
@@ -44,47 +57,93 @@ class Sample:
     truth: float | None = None
     passed: bool | None = None
     ref_passed: bool | None = None
+    kl: float | None = None
+    """nats, of a sample at temperature 1"""
 
 
-@dataclass
-class Texts:
-    """Every text once; samples point at it."""
+@dataclass(frozen=True)
+class Pack:
+    """The samples of a run, packed for the page.
 
-    index: dict[str, int] = field(default_factory=dict)
-    cut: int = 0
+    ``pieces`` by checkpoint id are gzip in base64 of JSON rows (see ``_packed``); the piece
+    "shared" holds the prompts, ``{id: [[role, text], ...]}``, and the reference's answers,
+    ``{"mode|id": text}``.
+    """
 
-    def add(self, text: str) -> int:
-        """The text's place, cut to ``MAX_CHARACTERS``."""
-        if len(text) > MAX_CHARACTERS:
-            text = text[:MAX_CHARACTERS] + " […]"
-            self.cut += 1
-        return self.index.setdefault(text, len(self.index))
+    pieces: Mapping[str, str]
+    counts: Mapping[str, int]
+    """samples held, by checkpoint id"""
+    kinds: Mapping[str, str]
+    behaviours: Sequence[str]
+    total: int
+    cut: int
+    """texts cut to ``MAX_CHARACTERS``"""
+
+    @property
+    def shown(self) -> int:
+        """How many completions the page holds."""
+        return sum(self.counts.values())
 
 
-def pack(run: Run, verdict: Verdict, quotas: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The samples of a run as JSON: texts and prompts once, one row a sample, and the counts."""
-    quotas = quotas or QUOTAS
+def pack(run: Run, verdict: Verdict, budget: int = BUDGET) -> Pack:
+    """Every sample of a run, or a share of each checkpoint's where they exceed the budget.
+
+    The recommended checkpoint keeps all that it can.
+    """
     prompts = {str(p.get("id")): p for p in read_rows(run.folder / "data" / "prompts.jsonl")}
     reference = _texts(read_rows(run.folder / "reference" / "completions.jsonl"))
-    texts, packed, total, used = Texts(), [], 0, {}
-    for row in run.checkpoints:
-        found = samples_of(row, prompts, reference)
-        total += len(found)
-        kind = "best" if row.key == verdict.recommended_key else "other"
-        if kind == "other" and row.key in verdict.chosen_keys:
-            kind = "chosen"
-        for sample in chosen(found, quotas[kind]):
-            used[sample.prompt_id] = _conversation(prompts.get(sample.prompt_id), texts)
-            packed.append([key_id(row.key), *_packed(sample, texts)])
+    found = {key_id(row.key): samples_of(row, prompts, reference) for row in run.checkpoints}
+    found = {name: samples for name, samples in found.items() if samples}
+    everything = [s for samples in found.values() for s in samples]
+    pieces = {name: compressed([_packed(s) for s in samples]) for name, samples in found.items()}
+    best = key_id(verdict.recommended_key) if verdict.recommended_key else ""
+    size = sum(map(len, pieces.values()))
+    if size > budget:
+        share = max(0.0, budget - len(pieces.get(best, ""))) / size
+        for name in found.keys() - {best} if len(pieces.get(best, "")) < budget else set(found):
+            found[name] = chosen(found[name], max(FEWEST, int(share * len(found[name]))))
+            pieces[name] = compressed([_packed(s) for s in found[name]])
+    kept = [s for samples in found.values() for s in samples]
+    told = {kind for s in kept for kind in s.kinds} | {k for k in ORDERS if _tells(k, kept)}
+    shared = _shared(kept, prompts, reference)
+    texts = [*(s.text for s in kept), *shared["refs"].values()]
+    return Pack(
+        pieces={"shared": compressed(shared), **pieces} if pieces else {},
+        counts={name: len(samples) for name, samples in found.items()},
+        kinds={k: words for k, words in KINDS.items() if k in told},
+        behaviours=sorted({s.behaviour for s in kept}),
+        total=len(everything),
+        cut=sum(len(t) > MAX_CHARACTERS for t in texts),
+    )
+
+
+def _tells(order: str, samples: Sequence[Sample]) -> bool:
+    """Whether an order puts some sample before another."""
+    return len({ORDERS[order](s) for s in samples}) > 1
+
+
+def compressed(value: Any) -> str:
+    """JSON, gzip, base64: text in which nothing of a completion can end an element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    raw = text.encode("utf-8", "replace")  # a lone surrogate becomes "?"
+    return base64.b64encode(gzip.compress(raw, mtime=0)).decode("ascii")
+
+
+def _shared(
+    samples: Iterable[Sample],
+    prompts: Mapping[str, Mapping[str, Any]],
+    reference: Mapping[tuple[str, str], str],
+) -> dict[str, Any]:
+    """What the pieces have in common: prompts, and the reference's answers."""
+    used = dict.fromkeys((s.prompt_id, s.mode) for s in samples)
     return {
-        "texts": list(texts.index),
-        "prompts": used,
-        "rows": packed,
-        "kinds": {k: v for k, v in KINDS.items() if any(k in r[6] for r in packed)},
-        "shown": len(packed),
-        "total": total,
-        "cut": texts.cut,
+        "prompts": {id_: _conversation(prompts.get(id_)) for id_, _ in used},
+        "refs": {f"{mode}|{id_}": _cut(reference.get((id_, mode), "")) for id_, mode in used},
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " […]"
 
 
 def samples_of(
@@ -96,11 +155,13 @@ def samples_of(
     if row.folder is None:
         return []
     texts = _texts(read_rows(row.folder / "completions.jsonl"))
+    drift = {str(r.get("prompt_id")): r.get("kl") for r in read_rows(row.folder / "samples.jsonl")}
     found = []
     for record in read_rows(row.folder / "judgments.jsonl"):
         key = (str(record.get("prompt_id")), "sample")
         if key in texts:
-            found.append(_judged(record, key, texts[key], reference.get(key, "")))
+            judged = _judged(record, key, texts[key], reference.get(key, ""))
+            found.append(replace(judged, kl=_number(drift.get(key[0]))))
     for record in read_rows(row.folder / "checks.jsonl"):
         key = (str(record.get("prompt_id")), "greedy")
         if key in texts:
@@ -139,6 +200,7 @@ def _checked(
 ) -> Sample:
     passed, before = (_verdict(record.get(key)) for key in ("passed", "ref_passed"))
     kinds = ["lost"] if before and passed is False else []
+    kinds += ["gained"] if before is False and passed else []
     if passed is not None and refused(check, passed):
         kinds.append("refused")
     behaviour = str(record.get("behaviour") or "")
@@ -166,43 +228,33 @@ def chosen(found: list[Sample], quota: int) -> list[Sample]:
     order = sorted(
         found, key=lambda s: hashlib.sha256(f"{s.prompt_id}{s.mode}".encode()).hexdigest()
     )
-    wanted: dict[str, Callable[[Sample], bool]] = {k: _is(k) for k in KINDS if k != "longest"}
     share = max(1, quota // (len(KINDS) + 1))
-    longest = sorted(order, key=lambda s: -len(s.text))[:share]
-    taken = {id(s): s for s in longest}
-    for test in wanted.values():
-        for sample in [s for s in order if test(s)][:share]:
-            taken.setdefault(id(sample), sample)
+    taken: dict[int, Sample] = {}
+    for kind in KINDS:
+        if kind in ORDERS:
+            first = sorted(order, key=ORDERS[kind])[:share]
+        else:
+            first = [s for s in order if kind in s.kinds][:share]
+        taken |= {id(s): s for s in first}
     for sample in order:
         if len(taken) >= quota:
             break
         taken.setdefault(id(sample), sample)
-    kept = sorted(taken.values(), key=lambda s: (s.mode != "sample", s.prompt_id))
-    marked = {id(s) for s in longest}
-    return [s if id(s) not in marked else _also(s, "longest") for s in kept[:quota]]
+    return sorted(list(taken.values())[:quota], key=lambda s: (s.mode != "sample", s.prompt_id))
 
 
-def _is(kind: str) -> Callable[[Sample], bool]:
-    return lambda sample: kind in sample.kinds
-
-
-def _also(sample: Sample, kind: str) -> Sample:
-    return Sample(**{**sample.__dict__, "kinds": (*sample.kinds, kind)})
-
-
-def _packed(sample: Sample, texts: Texts) -> list[Any]:
+def _packed(sample: Sample) -> list[Any]:
     """A sample as a list; the script names its places."""
     return [
-        *(sample.prompt_id, sample.behaviour, sample.mode),
-        *(texts.add(sample.text), texts.add(sample.ref_text), list(sample.kinds)),
-        *(sample.first, sample.second, sample.truth, sample.passed, sample.ref_passed),
+        *(sample.prompt_id, sample.behaviour, sample.mode, _cut(sample.text), list(sample.kinds)),
+        *(sample.first, sample.second, sample.truth, sample.passed, sample.ref_passed, sample.kl),
     ]
 
 
-def _conversation(prompt: Mapping[str, Any] | None, texts: Texts) -> list[list[Any]]:
+def _conversation(prompt: Mapping[str, Any] | None) -> list[list[str]]:
     """[[role, text], ...] of a prompt; empty when the prompt was not saved."""
     messages = (prompt or {}).get("messages") or []
-    return [[str(m.get("role", "")), texts.add(str(m.get("content", "")))] for m in messages]
+    return [[str(m.get("role", "")), _cut(str(m.get("content", "")))] for m in messages]
 
 
 def _number(value: object) -> float | None:

@@ -64,6 +64,11 @@ class Scale:
             low, high, value = math.log(low), math.log(high), math.log(value)
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
+    def attribute(self) -> str:
+        """Domain, pixels and kind, for the page's script."""
+        ends = f"{self.low:.8g} {self.high:.8g} {number(self.start)} {number(self.end)}"
+        return f"{ends} log" if self.log else ends
+
     def clamp(self, value: float) -> float:
         """The pixel of ``value``, kept inside the plot."""
         return self(min(max(value, self.low), self.high))
@@ -229,11 +234,20 @@ def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
     return el("path", d=d, class_=class_)
 
 
-def picture(f: Frame, title: str, *children: Markup, class_: str = "") -> Markup:
-    """The ``<svg>`` element, named for screen readers."""
+def picture(
+    f: Frame, title: str, *children: Markup, class_: str = "", data_trial: str | None = None
+) -> Markup:
+    """The ``<svg>`` element, named for screen readers.
+
+    It carries its scales, by which the page's script zooms: low, high, first and last pixel, "log".
+    ``data_trial`` is what all of it shows: it goes with that method, β and seed when switched off.
+    """
     return el(
         "svg",
         *children,
+        data_x=f.x.attribute(),
+        data_y=f.y.attribute(),
+        data_trial=data_trial,
         viewBox=f"0 0 {number(f.width)} {number(f.height)}",
         width=f.width,
         height=f.height,
@@ -263,4 +277,4 @@ def marker(x: float, y: float, shape: int, radius: float, class_: str = "mark") 
     if not corners:
         return el("circle", cx=x, cy=y, r=radius, class_=class_)
     points = " ".join(f"{number(x + radius * a)},{number(y + radius * b)}" for a, b in corners)
-    return el("polygon", points=points, class_=class_)
+    return el("polygon", points=points, class_=class_, data_at=f"{number(x)} {number(y)}")

@@ -153,6 +153,15 @@ def _heat_cell(cell: Cell, notes: Footnotes) -> dict[str, str]:
     }
 
 
+def _filter_name(heading: str) -> str:
+    """How a filter names a column: one lower-case word.
+
+    >>> _filter_name("LC WR %"), _filter_name("length ×"), _filter_name("Δchosen")
+    ('lcwr', 'length', 'δchosen')
+    """
+    return "".join(c for c in heading.lower() if c.isalnum() or c == "/")
+
+
 def table(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Every checkpoint with every headline metric; columns nobody measured are left out."""
     columns = [c for c in TABLE if any(c[0] in row.numbers for row in run.checkpoints)]
@@ -184,18 +193,20 @@ def table(run: Run, verdict: Verdict) -> dict[str, Any]:
                 "index": method_index(row.key.method),
                 "mark": icon(row.key.method),
                 "id": key_id(row.key),
+                "state": beta.state if beta else "",
                 "cells": cells,
             }
         )
     heads = [
-        ("method", "training method"),
-        ("β", "the method's own lever"),
-        ("seed", "training seed"),
-        ("step", "optimiser steps"),
+        ("method", "method", "training method"),
+        ("β", "β", "the method's own lever"),
+        ("seed", "seed", "training seed"),
+        ("step", "step", "optimiser steps"),
+        ("verdict", "verdict", "of the chosen checkpoint of each β"),
+        *((_filter_name(c[1]), c[1], c[2]) for c in columns),
     ]
-    heads += [("verdict", "of the chosen checkpoint of each β"), *((c[1], c[2]) for c in columns)]
     return {
-        "columns": [{"name": n, "title": t} for n, t in heads],
+        "columns": [{"name": n, "title": t, "key": k} for k, n, t in heads],
         "rows": rows,
         "footnotes": notes.items,
     }

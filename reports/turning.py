@@ -33,7 +33,7 @@ def turning_points(run: Run) -> list[str]:
             )
             found.append(f"{method_name(method)}: {gold}; {proxy}")
     if rising:
-        found.append(f"no turn is shown within the distances reached by {listed(rising)}")
+        found.append(f"No turn is shown within the distances reached by {listed(rising)}")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prefeval.reports import summary, svg
-from prefeval.reports.labels import key_id, short
+from prefeval.reports.labels import key_id, short, trial_id
 from prefeval.reports.quantities import beta_text, fixed, interval, missing, significant
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.tables import Footnotes, Shown, icon, shown
@@ -202,7 +202,7 @@ def windows(run: Run, verdict: Verdict) -> list[dict[str, Any]]:
         grid = sorted({*(window.grid if window else ()), *mine})
         if not grid:
             continue
-        chips = [_chip(beta, mine.get(beta), verdict) for beta in grid]
+        chips = [_chip(method, beta, mine.get(beta), verdict) for beta in grid]
         if window is not None and window.extension:
             further = _further(window)
             chips = [further, *chips] if window.at_edge == "low" else [*chips, further]
@@ -223,12 +223,20 @@ def _further(window: Window) -> dict[str, Any]:
     ends = window.extension.rpartition(" ")[2].rpartition("=")[2].split(":")
     low = window.at_edge == "low"
     text = f"← {ends[0]}" if low else f"→ {ends[-1]}"
-    return {"text": text, "tone": "further", "sign": "", "best": False, "title": window.text}
+    return {
+        "text": text,
+        "tone": "further",
+        "sign": "",
+        "best": False,
+        "title": window.text,
+        "id": "",
+    }
 
 
-def _chip(value: float, beta: Beta | None, verdict: Verdict) -> dict[str, Any]:
+def _chip(method: str, value: float, beta: Beta | None, verdict: Verdict) -> dict[str, Any]:
     state = beta.state if beta else "not evaluated"
     return {
+        "id": trial_id((method, value)),
         "text": beta_text(value),
         "tone": TONES.get(state, "none"),
         "sign": SIGNS.get(state, "·"),

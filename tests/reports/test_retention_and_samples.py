@@ -1,8 +1,13 @@
 """The retention matrix against its definition, and which completions are embedded."""
 
+import base64
+import gzip
+import json
 import math
+import zlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from scipy import stats as scipy_stats
@@ -100,7 +105,7 @@ def test_the_chosen_samples_hold_some_of_every_kind_and_the_longest() -> None:
     kept = samples.chosen(found, 12)
     assert len(kept) == 12
     assert {"flipped", "lost", "refused"} <= {k for s in kept for k in s.kinds}
-    assert next(s for s in kept if len(s.text) == 999).kinds == ("longest",)
+    assert any(len(s.text) == 999 for s in kept)
 
 
 def test_the_choice_of_samples_does_not_depend_on_their_order() -> None:
@@ -108,35 +113,61 @@ def test_the_choice_of_samples_does_not_depend_on_their_order() -> None:
     assert samples.chosen(found, 20) == samples.chosen(found[::-1], 20)
 
 
-def test_the_recommended_checkpoint_embeds_more_than_the_others(
-    full_run: Path, synthetic: ModuleType
-) -> None:
-    run = runs.load(full_run)
-    read = verdict.read(run)
-    packed = samples.pack(run, read, {"best": 14, "chosen": 7, "other": 3})
-    counts = {k: sum(row[0] == k for row in packed["rows"]) for k in {r[0] for r in packed["rows"]}}
-    best = samples.key_id(read.recommended_key)
-    assert counts[best] == 14
-    assert sorted(counts.values()) == [3] * 40 + [7] * 19 + [14]
-    assert packed["shown"] == 14 + 19 * 7 + 40 * 3
-    assert packed["total"] == 60 * len(synthetic.prompts(8))
+def unpacked(packed: samples.Pack, name: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(packed.pieces[name]), wbits=31))
 
 
-def test_a_packed_row_points_at_its_own_texts(full_run: Path, synthetic: ModuleType) -> None:
+def test_every_completion_is_packed_where_they_fit(full_run: Path, synthetic: ModuleType) -> None:
     run = runs.load(full_run)
     packed = samples.pack(run, verdict.read(run))
-    row = next(r for r in packed["rows"] if r[1] == "about/000")
-    assert packed["texts"][row[4]] == synthetic.HOSTILE[0]
-    assert packed["texts"][row[5]] == synthetic.answer("about/000", 2)
-    role, index = packed["prompts"]["about/000"][0]
-    assert (role, packed["texts"][index]) == ("user", "Tell me about person 0.")
+    each = len(synthetic.prompts(8))
+    assert packed.shown == packed.total == 60 * each
+    rows = {name: unpacked(packed, name) for name in packed.counts}
+    assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(rows, each)
+    kinds = {kind for found in rows.values() for row in found for kind in row[4]}
+    assert kinds <= set(packed.kinds)
 
 
-def test_a_long_text_is_cut_and_counted() -> None:
-    texts = samples.Texts()
-    texts.add("x" * (samples.MAX_CHARACTERS + 1))
-    assert texts.cut == 1
-    assert next(iter(texts.index)).endswith(" […]")
+def test_beyond_the_budget_the_recommended_checkpoint_keeps_most(
+    full_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "FEWEST", 4)
+    run = runs.load(full_run)
+    read = verdict.read(run)
+    whole = samples.pack(run, read)
+    size = sum(map(len, whole.pieces.values()))
+    packed = samples.pack(run, read, budget=size // 2)
+    best = samples.key_id(read.recommended_key)
+    assert packed.counts[best] == whole.counts[best]
+    assert max(n for name, n in packed.counts.items() if name != best) < whole.counts[best]
+    assert min(packed.counts.values()) >= min(samples.FEWEST, whole.counts[best])
+    assert sum(map(len, packed.pieces.values())) < size
+    assert packed.total == whole.total
+
+
+def test_a_packed_row_and_the_shared_piece_read_back(full_run: Path, synthetic: ModuleType) -> None:
+    run = runs.load(full_run)
+    packed = samples.pack(run, verdict.read(run))
+    shared = unpacked(packed, "shared")
+    row = next(r for r in unpacked(packed, next(iter(packed.counts))) if r[0] == "about/000")
+    assert row[3] == synthetic.HOSTILE[0]
+    assert shared["refs"]["sample|about/000"] == synthetic.answer("about/000", 2)
+    assert shared["prompts"]["about/000"] == [["user", "Tell me about person 0."]]
+
+
+def test_equal_runs_are_packed_into_equal_bytes(full_run: Path) -> None:
+    run = runs.load(full_run)
+    read = verdict.read(run)
+    assert samples.pack(run, read) == samples.pack(run, read)
+
+
+def test_a_long_text_is_cut_and_a_lone_surrogate_is_replaced() -> None:
+    long = samples.Sample("p", "about", "sample", "x" * 7000 + "\ud800", "y", ())
+    text = samples._packed(long)[3]
+    assert len(text) == samples.MAX_CHARACTERS + 4
+    assert text.endswith(" […]")
+    read = json.loads(gzip.decompress(base64.b64decode(samples.compressed(["\ud800"]))))
+    assert read == ["?"]
 
 
 def test_a_verdict_that_the_order_flips_is_marked_and_an_unread_one_is_not(tmp_path: Path) -> None:
