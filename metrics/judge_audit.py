@@ -45,17 +45,16 @@ def against_oracle(judgments: pd.DataFrame, *, rng: np.random.Generator) -> list
 
     A judge without a liking for length errs as often one way as the other.
     """
-    right, cluster = agrees(judgments), judgments["cluster"].to_numpy()
-    known = np.isfinite(right)
+    known, cluster = np.isfinite(agrees(judgments)), judgments["cluster"].to_numpy()
+    judge, oracle = winners(judgments["preference"]), winners(judgments["true_preference"])
     if not known.any():
         none = stats.undefined(NO_ORACLE)
         names = {"agreement": "percent", "kappa": ""}
         found = [none.metric(name, unit, True) for name, unit in names.items()]
     else:
-        judge, oracle = judgments["preference"][known], judgments["true_preference"][known]
-        found = agreement(judge, oracle, cluster[known], rng=rng)
+        seen = judgments[known]
+        found = agreement(seen["preference"], seen["true_preference"], cluster[known], rng=rng)
     longer = np.sign((judgments["len_output"] - judgments["len_baseline"]).to_numpy())
-    judge, oracle = winners(judgments["preference"]), winners(judgments["true_preference"])
     for name, side in (("longer_though_worse", longer), ("shorter_though_worse", -longer)):
         errs = np.where(known & (longer != 0) & (oracle == -side), judge == side, math.nan)
         reason = NO_ORACLE if not known.any() else "the oracle never prefers that one"
