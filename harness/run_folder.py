@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,9 @@ from prefeval.records import PrefevalError, Trial
 
 CHECKPOINT = "checkpoint.json"
 """Beside what `eval` measured of a checkpoint: where its weights are."""
+LOCK = ".lock"
+PATIENCE = 0.2
+"""Seconds to ask for the lock: `is_in_use` of another process holds it for an instant."""
 
 
 class RunFolder:
@@ -80,9 +85,9 @@ class RunFolder:
 
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
+            lock = filelock.FileLock(self.path / LOCK)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=PATIENCE, poll_interval=PATIENCE / 10)
             except filelock.Timeout:
                 raise PrefevalError(
                     f"{self.path} is in use by another sweep; wait for it, or choose another --out"
@@ -91,6 +96,25 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a process holds the folder; asked by a shared lock, given back at once."""
+        try:
+            import fcntl
+        except ImportError:  # Windows, which cannot be asked without taking the lock
+            return False
+        try:
+            handle = os.open(self.path / LOCK, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:  # never used, or not ours to look at
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno in (errno.EACCES, errno.EAGAIN)
+        finally:
+            os.close(handle)
+        return False
 
     def log(self, event: str, **fields: Any) -> None:
         """One line in the journal, which the driver alone writes; it is a log, not the state."""
