@@ -380,6 +380,21 @@ def report(
 
 
 @app.command()
+def view(
+    run: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")] = Path("runs"),
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=0, help="0: a free one. [default: 8765, or a free one]")
+    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Show runs in a browser, live: a web server on this machine, until Ctrl-C."""
+    from prefeval.harness import serve
+
+    raise typer.Exit(serve.view(run, host=host, port=port, say=typer.echo, browse=browse))
+
+
+@app.command()
 def lab(
     out: Annotated[Path, typer.Option(help="A new folder to write the lab to.")],
     knobs: Annotated[str, typer.Option(help="noise=0.1,length_bias=0.2,anchors=0.1,...")] = "",
