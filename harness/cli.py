@@ -368,6 +368,9 @@ def causes(
 @app.command()
 def report(
     run: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    figures: Annotated[
+        str, typer.Option(help="Draw figures for a paper too: png,pdf,svg or some of these.")
+    ] = "",
 ) -> None:
     """Write summary.md, the tables as CSV and report.html again, from saved results alone."""
     from prefeval import reports
@@ -375,7 +378,7 @@ def report(
 
     for folder in run:
         with disk_errors(folder, "copy the run to where you may write"):
-            for path in reports.write_all(folder):
+            for path in reports.write_all(folder, figures):
                 typer.echo(path)
 
 

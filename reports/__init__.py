@@ -7,12 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["write_all", "write_report", "write_summary", "write_tables"]
+__all__ = ["write_all", "write_figures", "write_report", "write_summary", "write_tables"]
 
 
-def write_all(run_dir: Path | str) -> list[Path]:
-    """Write the summary, the tables and the report of a run folder; return their paths."""
-    return [write_summary(run_dir), *write_tables(run_dir), write_report(run_dir)]
+def write_all(run_dir: Path | str, figures: str = "") -> list[Path]:
+    """Write summary, tables and report of a run folder, and ``figures`` if any: their paths."""
+    drawn = write_figures(run_dir, figures) if figures else []
+    return [write_summary(run_dir), *write_tables(run_dir), write_report(run_dir), *drawn]
+
+
+def write_figures(run_dir: Path | str, formats: str) -> list[Path]:
+    """Draw figures for a paper into ``figures/`` of a run folder, as "png,pdf,svg" or some of it.
+
+    Raises ``PrefevalError`` for another format, before anything is read.
+    """
+    from prefeval.reports import figures
+
+    return figures.write_figures(Path(run_dir), figures.parse_formats(formats))
 
 
 def write_report(run_dir: Path | str) -> Path:
