@@ -71,6 +71,14 @@ class Server(ThreadingHTTPServer):
             self.address_family = socket.AF_INET6
         super().__init__((host, port), Handler)
 
+    @property
+    def url(self) -> str:
+        """Where a browser finds the runs, or the run where it was given alone."""
+        host = str(self.server_address[0])
+        base = f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
+        rows = self.site.runs() if self.site.is_run else []
+        return base + (rows[0]["href"] if rows else "/")
+
     def server_bind(self) -> None:
         """Without the look-up of this host's full name, which may take seconds."""
         socketserver.TCPServer.server_bind(self)
@@ -265,22 +273,20 @@ def view(
 ) -> int:
     """Serve until Ctrl-C, which is the end that is meant: exit code 0."""
     with open_server(root, host, port) as server:
-        shown = f"[{host}]" if ":" in host else host
-        url = f"http://{shown}:{server.server_port}/"
-        folders = server.site.folders()
-        if list(folders.values()) == [root]:
-            url += server.site.runs()[0]["href"].lstrip("/")
-        say(f"{len(folders)} run{'' if len(folders) == 1 else 's'} in {root}: {url} (Ctrl-C ends)")
-        if not (
-            host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-        ):
-            say("anyone who reaches this address can read these runs")
-        if browse:
-            import webbrowser
-
-            webbrowser.open(url)
         try:
+            count = len(server.site.folders())
+            say(f"{count} run{'' if count == 1 else 's'} in {root}: {server.url} (Ctrl-C ends)")
+            if not _is_loopback(host):
+                say("anyone who reaches this address can read these runs")
+            if browse:
+                import webbrowser
+
+                webbrowser.open(server.url)
             server.serve_forever()
         except (KeyboardInterrupt, Stopped):
             return 0
     return 0
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)

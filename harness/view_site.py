@@ -46,9 +46,14 @@ class Site:
         self._idle: dict[Path, tuple[tuple[Mark | None, ...], RunState]] = {}
         self._lock = threading.Lock()
 
+    @property
+    def is_run(self) -> bool:
+        """Whether the root is a run itself."""
+        return _is_run(self.root)
+
     def folders(self) -> dict[str, Path]:
         """Every run by its name: its path under the root."""
-        if _is_run(self.root):
+        if self.is_run:
             return {self.root.resolve().name: self.root}
         inside = self.root.resolve()
         return {p.relative_to(self.root).as_posix(): p for p in _runs(self.root, inside, DEPTH)}

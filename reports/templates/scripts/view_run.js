@@ -6,7 +6,7 @@ const runPage = () => {
   const label = (t) => [t.method, several() ? `${t.label} seed ${t.seed}` : t.label];
   const column = (head, name, title) => ({ head, title, className: "curve", of: (t) => t.curves[name] || null, show: curve, value: (t) => t.curves[name]?.last });
   const trials = table($("trials"), [
-    { head: "trial", className: "l", of: label, show: marked, value: (t) => t.label },
+    { head: "method β", className: "l", of: label, show: marked, value: (t) => t.label },
     { head: "state", className: "l", of: (t) => [t.state, t.error], value: (t) => t.state, show: (cell, [state, error]) => {
       cell.className = error ? "words" : "l";
       cell.replaceChildren(chip(state), ...(error ? [make("div", error, "why")] : []));
@@ -78,7 +78,7 @@ const runPage = () => {
     setText($("state"), run.state);
     setText($("name"), run.name);
     setText($("words"), words(run));
-    setClass($("hero"), `card hero ${tone(run.state)}`);
+    setClass($("hero"), `card hero ${tone(run.state)}${run.live ? "" : " idle"}`);
     if ($("bar").value !== run.share || !$("bar").hasAttribute("value")) $("bar").value = run.share;
     draw($("tiles"), tiles(run), (node, found) => node.replaceChildren(...found.map(tile)));
     setClass($("trials"), data.trials.some((t) => t.curves.reward) ? "live" : "live no-reward");
