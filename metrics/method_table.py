@@ -28,7 +28,7 @@ from prefeval.metrics.seed_spread import seed_spread
 from prefeval.metrics.selection import BetaVerdict, Key, Selection
 from prefeval.metrics.stats import Array, Estimate
 
-ONE_SEED = "one training seed; `--seeds 2` or more shows it"
+ONE_SEED = "one training seed; --seeds 2 or more shows it"
 N_BOOT = 1000  # cheap: the influences are reweighted, nothing is fitted again
 
 

@@ -6,6 +6,7 @@ import math
 
 from prefeval.reports.chart_dynamics import COLLAPSE, bends, chosen_length
 from prefeval.reports.costs import ESTIMATE
+from prefeval.reports.methods import LEAD
 from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run
 from prefeval.reports.samples import MAX_CHARACTERS, Pack
@@ -53,7 +54,8 @@ def captions(run: Run, verdict: Verdict, packed: Pack) -> dict[str, str]:
             " behaviours, 5%)."
         ),
         "diagnosis": _diagnosis(run),
-        "cost": f"{ESTIMATE} Seconds and memory are of the machine that ran the sweep.",
+        "methods": LEAD,
+        "costs": f"{ESTIMATE} Seconds and memory are of the machine that ran the sweep.",
         "checkpoints": (
             "Click a heading to sort. Intervals are 95%, over all prompts; they cover prompts, not"
             " training seeds."

@@ -1,7 +1,7 @@
 """What training took, a row a method: operations beside fine-tuning's, models held, time, memory.
 
-From ``costs.parquet``, one row a trial. Operations and models follow from data, seed and settings;
-clock and memory do not, and so stay out of summary.md, which equal runs have in common.
+From ``costs.parquet``, one row a trial. Operations and models follow from data, seed and settings,
+and stand in the table of methods (``methods``); clock and memory do not, and stand apart.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from prefeval.reports.quantities import DASH, Number, fixed, missing, significant
+from prefeval.reports.quantities import Number, fixed, missing, significant
 from prefeval.reports.run import Run, method_index, method_name
 from prefeval.reports.tables import Footnotes, Shown, icon
 
 NO_TRIAL = "no trial of this method finished: only finished ones note their costs"
+NO_COSTS = "no costs were saved with this run; a sweep saves them when it ends"
 NOT_NOTED = "the version that trained these trials did not note it; train them anew to have it"
 ZERO = "noted as 0, so nothing was estimated or measured"
 ESTIMATE = (
     "Operations are estimated: 2 a weight and token forward, 4 backward, plus attention. The"
     " reference's pass over the data, which is done once for all trials, is not in them. SFT is"
-    " supervised fine-tuning on as many answers. In brackets beside a median: the lowest and the"
+    " supervised fine-tuning on as many answers. In brackets beside a cost: the lowest and the"
     " highest trial."
 )
 
@@ -35,7 +36,6 @@ class Column:
     name: str
     title: str
     whole: bool = False
-    clock: bool = False  # differs between equal runs
 
     def write(self, value: float) -> str:
         """A number of this column as text."""
@@ -45,44 +45,30 @@ class Column:
 COLUMNS = (
     Column("trials", "trials", "finished trials, which the other columns are over", whole=True),
     Column(
-        "models",
-        "models in memory",
-        "models of the policy's size that the method holds while it trains; median over trials",
-        whole=True,
-    ),
-    Column(
-        "ratio",
-        "cost × SFT",
-        "estimated operations of all trials, over those of supervised fine-tuning on as many"
-        " answers: the chosen one of each pair seen, each thumb, each rollout",
-    ),
-    Column(
         "tflop",
         "TFLOP a trial",
-        "estimated floating-point operations of all training steps, in 10^12: 2 a weight and token"
-        " forward, 4 backward, plus attention; median over trials. The reference's pass over the"
-        " data, which is done once for all trials, is not in it",
+        "estimated floating-point operations of all training steps, in 10^12; median over trials",
     ),
-    Column("seconds", "training s", "clock seconds of a trial's training; median", clock=True),
+    Column("seconds", "training s", "clock seconds of a trial's training; median"),
     Column(
         "speed",
         "tokens/s",
         "tokens of prompts and answers trained on, over the seconds of training; all trials",
-        clock=True,
     ),
-    Column("evaluation", "evaluation s", "clock seconds of its evaluation; median", clock=True),
+    Column("evaluation", "evaluation s", "clock seconds of its evaluation; median"),
     Column(
         "memory",
         "peak MB",
         "the most that the worker's process had held by the end of a trial's training (on a GPU:"
         " allocated), which may be an earlier trial's; median",
-        clock=True,
     ),
 )
+"""Of the table beside the methods': what differs between equal runs, and what it is over."""
 
 
 def by_method(run: Run) -> dict[str, dict[str, Number]]:
-    """The numbers of ``COLUMNS`` for every method; nothing where the run saved no costs."""
+    """The numbers of ``COLUMNS``, ``models`` in memory and the ``ratio`` to fine-tuning, for every
+    method; nothing where the run saved no costs."""
     if "method" not in run.costs or run.costs.empty:
         return {}
     return {m: _numbers(run.costs[run.costs["method"] == m]) for m in run.methods}
@@ -132,7 +118,7 @@ def _noted(trials: pd.DataFrame, *columns: str) -> pd.DataFrame | Number:
 
 
 def table(run: Run) -> dict[str, Any]:
-    """The page's table: every column, a row a method."""
+    """The page's table: every column of ``COLUMNS``, a row a method."""
     notes = Footnotes()
     rows = [
         {
@@ -140,7 +126,7 @@ def table(run: Run) -> dict[str, Any]:
             "index": method_index(method),
             "mark": icon(method),
             "name": method_name(method),
-            "cells": [_cell(numbers, c, notes) for c in COLUMNS],
+            "cells": [cell(numbers, c, notes) for c in COLUMNS],
         }
         for method, numbers in by_method(run).items()
     ]
@@ -151,7 +137,7 @@ def table(run: Run) -> dict[str, Any]:
     }
 
 
-def _cell(numbers: dict[str, Number], column: Column, notes: Footnotes) -> Shown:
+def cell(numbers: dict[str, Number], column: Column, notes: Footnotes) -> Shown:
     """A number with its range, and over how many trials where some did not note it."""
     number = numbers[column.key]
     if not number.known:
@@ -160,19 +146,3 @@ def _cell(numbers: dict[str, Number], column: Column, notes: Footnotes) -> Shown
     few = f"{number.n} of {numbers['trials'].n} trials" if number.n != numbers["trials"].n else ""
     spread = f"[{low}, {high}]" if low != high else ""
     return Shown(column.write(number.value), " ".join(filter(None, (spread, few))))
-
-
-def text_rows(run: Run) -> tuple[list[list[str]], list[str]]:
-    """For summary.md: heading and rows of the columns that equal runs have in common, and the
-    reasons of the dashes."""
-    notes = Footnotes()
-    columns = [c for c in COLUMNS if not c.clock]
-    rows = [["method", *(c.name for c in columns)]]
-    for method, numbers in by_method(run).items():
-        cells = [_cell(numbers, c, notes) for c in columns]
-        rows.append([method_name(method), *(_text(c) for c in cells)])
-    return rows, [f"({mark}) {reason}." for mark, reason in notes.items]
-
-
-def _text(cell: Shown) -> str:
-    return f"{DASH} ({cell.mark})" if cell.reason else f"{cell.text} {cell.ci}".strip()

@@ -20,7 +20,7 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import costs, diagnosis, manifest, svg, tables, view
+from prefeval.reports import costs, diagnosis, manifest, methods, svg, tables, view
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
@@ -46,7 +46,7 @@ SECTIONS = {
     "length": "Length",
     "retention": "Retention",
     "diagnosis": "Diagnosis",
-    "cost": "Cost",
+    "methods": "Methods",
     "checkpoints": "Checkpoints",
     "samples": "Samples",
     "manifest": "Manifest",
@@ -57,7 +57,7 @@ NEED_CHECKPOINTS = (
     "length",
     "retention",
     "diagnosis",
-    "cost",
+    "methods",
     "checkpoints",
     "samples",
 )
@@ -150,6 +150,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         **_charts(run, verdict),
         "heat": tables.heat(run, verdict),
         "diagnosis": diagnosis.cards(run),
+        "method_table": methods.table(run),
         "costs": costs.table(run),
         "table": tables.table(run, verdict),
         "samples": packed,

@@ -6,6 +6,7 @@ nothing to show raises.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -63,6 +64,8 @@ class Run:
     trials: tuple[TrialLog, ...]
     problems: tuple[str, ...]
     costs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    related: tuple[Mapping[str, Any], ...] = ()
+    """other runs beside this one, as `prefeval report RUN OTHER...` saved them"""
 
     @property
     def selection(self) -> Mapping[str, Any]:
@@ -117,6 +120,7 @@ def load(folder: Path) -> Run:
             f"{folder} holds no trial yet; run the sweep (again with --resume) before its report"
         )
     costs = read_frame(folder / "costs.parquet", problems)
+    related = _related(folder, problems)
     return Run(
         folder=folder,
         manifest=manifest,
@@ -125,6 +129,27 @@ def load(folder: Path) -> Run:
         trials=_with_failures(trials, summary),
         problems=tuple(problems),
         costs=costs,
+        related=related,
+    )
+
+
+def _related(folder: Path, problems: list[str]) -> tuple[Mapping[str, Any], ...]:
+    """The runs of related.json, or none when it was written beside other results than these."""
+    path, results = folder / "related.json", folder / "results.parquet"
+    if not (path.is_file() and results.is_file()):
+        return ()
+    saved = read_object(path, problems)
+    if saved and saved.get("results") != hashlib.sha256(results.read_bytes()).hexdigest():
+        problems.append(
+            f"{path.name} is beside results that have changed since: name the other runs again,"
+            " `prefeval report RUN OTHER...`"
+        )
+        return ()
+    rows = saved.get("runs")
+    return (
+        tuple(r for r in rows if isinstance(r, dict) and "name" in r)
+        if isinstance(rows, list)
+        else ()
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
-from prefeval.reports import costs, diagnosis
+from prefeval.reports import costs, diagnosis, methods
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import estimator
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
@@ -209,7 +209,7 @@ def _table(cells: list[list[str]]) -> list[str]:
 
 
 def markdown(run: Run, verdict: Verdict) -> str:
-    """summary.md: headline, reasons, table, windows, costs, warnings; never model output."""
+    """summary.md: headline, reasons, table, windows, methods, warnings; never model output."""
     parts = [f"# {verdict.headline}", ""]
     parts += [f"- {_mark(r.tone)} {_escaped(r.text)}" for r in verdict.reasons]
     if path := checkpoint_path(run, verdict):
@@ -234,10 +234,10 @@ def markdown(run: Run, verdict: Verdict) -> str:
     if found_wrong := diagnosis.lines(run):
         parts += ["", "## Diagnosis, of each trial's last checkpoint", ""]
         parts += [f"- {_escaped(line)}" for line in found_wrong]
-    cost, reasons = costs.text_rows(run)
-    if len(cost) > 1:
-        parts += ["", "## What training cost", "", *_table(cost), ""]
-        parts += [" ".join([costs.ESTIMATE, *reasons])]
+    if run.checkpoints:
+        cells, reasons = methods.text_rows(run)
+        parts += ["", "## Methods: the table you actually want", "", *_table(cells), ""]
+        parts += [" ".join([methods.LEAD, costs.ESTIMATE, *map(_escaped, reasons)])]
     if turns := turning_points(run):
         parts += ["", "## Where more distance stops helping", ""]
         parts += [*(f"- {_escaped(t)}" for t in turns), "", TURNING]
