@@ -50,11 +50,10 @@ def judge(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]
         return [found[name].metric(name, *unit) for name, unit in UNITS.items()]
     cluster = frame["cluster"].to_numpy()
     first, second = _sides(frame)
-    flipped = first * second < 0
     ties = ((first == 0).astype(float) + (second == 0).astype(float)) / 2
     shown_first = (frame["preference_first"] + 1 - frame["preference_second"]) / 2
     estimates = {
-        "flip_rate": stats.proportion(flipped, cluster),
+        "flip_rate": stats.proportion(flips(frame), cluster),
         "first_position_rate": stats.bounded_mean(shown_first, cluster),
         "tie_rate": stats.bounded_mean(ties, cluster),
         "unread_rate": unread,
@@ -62,6 +61,14 @@ def judge(evidence: Evidence, *, rng: np.random.Generator) -> list[MetricResult]
         "win_rate_detectable": _detectable(frame),
     }
     return [e.scaled(100).metric(name, *UNITS[name]) for name, e in estimates.items()]
+
+
+def flips(judgments: pd.DataFrame) -> stats.Array:
+    """1 where the winner changes with the order, 0 where not (a tie flips nothing), NaN where an
+    order was not read: (n,)."""
+    first, second = _sides(judgments)
+    product = first * second
+    return np.where(np.isfinite(product), product < 0, math.nan)
 
 
 def longer_wins(judgments: pd.DataFrame) -> stats.Array:

@@ -34,6 +34,7 @@ class Measure:
 
 
 AGREES = Measure("agreement", "agrees with the oracle, %", "agrees with the oracle in")
+FLIPS = Measure("flip_rate", "order changes the winner, %", "changes its winner with the order in")
 LONGER = Measure(
     "prefers_longer",
     "prefers the longer answer, %",
@@ -44,9 +45,10 @@ LONGER = Measure(
 
 
 def over_distance(run: Run, verdict: Verdict, audit: Audit) -> list[Markup]:
-    """A picture for each measure that was made: agreement where there is an oracle, and the liking
-    for length."""
-    wanted = (AGREES, LONGER) if audit.has_oracle else (LONGER,)
+    """The liking for length, and beside it what shows best that a judge gets worse: agreement
+    where there is an oracle, else the flips, of a judge that sees an order."""
+    wanted = [AGREES] if audit.has_oracle else [FLIPS] if audit.policies["flip_rate"].value else []
+    wanted.append(LONGER)
     return [chart for m in wanted if (chart := _picture(run, verdict, audit, m)) is not None]
 
 

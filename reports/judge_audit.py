@@ -17,7 +17,7 @@ import pandas as pd
 from prefeval.metrics import judge_audit as estimators
 from prefeval.metrics import stats
 from prefeval.metrics.evidence import PREFERENCES, Evidence
-from prefeval.metrics.judge import judge, longer_wins
+from prefeval.metrics.judge import flips, judge, longer_wins
 from prefeval.records import MetricResult, PrefevalError
 from prefeval.reports.chart_frontier import sqrt_kl
 from prefeval.reports.files import as_float, read_object, read_rows
@@ -126,8 +126,10 @@ def _self_play(run: Run, problems: list[str]) -> dict[str, Number]:
     judged = _pooled(rows, lambda place: f"self-play, sample {place}", problems)
     rates = _rates(judged, NO_SELF_PLAY)
     read = judged.judgments[judged.judgments["preference"].notna()]
-    if read.empty:
-        return rates | {"win_rate": missing(NO_SELF_PLAY)}
+    if read.empty:  # the verdict keeps the rate where the verdicts themselves are gone
+        kept = run.selection.get("self_play")
+        found = _saved(kept) if isinstance(kept, Mapping) else missing(NO_SELF_PLAY)
+        return rates | {"win_rate": found}
     mean = stats.bounded_mean(read["preference"], read["cluster"].to_numpy())
     return rates | {"win_rate": _number(mean.scaled(100))}
 
@@ -177,8 +179,12 @@ def _placed(judgments: pd.DataFrame) -> pd.DataFrame:
 
 
 def _each(judged: pd.DataFrame, rows: Sequence[CheckpointRow]) -> dict[Key, dict[str, Number]]:
-    """Agreement with the oracle and liking for length of every checkpoint."""
-    outcomes = {"agreement": estimators.agrees(judged), "prefers_longer": longer_wins(judged)}
+    """What a chart draws of every checkpoint."""
+    outcomes = {
+        "agreement": estimators.agrees(judged),
+        "prefers_longer": longer_wins(judged),
+        "flip_rate": flips(judged),
+    }
     codes, place = judged["cluster"].to_numpy(), judged["place"].to_numpy()
     found: dict[Key, dict[str, Number]] = {}
     for at in np.unique(place):

@@ -1,13 +1,11 @@
-"""A judge's audit in words: plain sentences with a tone, and the tables behind them."""
+"""A judge's audit in words: plain sentences with a tone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from prefeval.reports.judge_audit import Audit
-from prefeval.reports.quantities import Number, fixed, interval, missing
-from prefeval.reports.tables import Footnotes, shown
+from prefeval.reports.quantities import Number, fixed, interval
 from prefeval.reports.verdict import Reason
 
 PEOPLE_LONGER, GPT4_LONGER, PEOPLE_AGREE = 64.0, 68.0, 65.7  # AlpacaEval's table of evaluators
@@ -22,44 +20,19 @@ SOURCES = (
     f" thresholds are prefeval's own: flips {FLIPS_GOOD:.0f}%, no verdict {UNREAD_GOOD:.0f} and"
     f" {UNREAD_BAD:.0f}%, the longer answer {LONGER_BAD:.0f}%."
 )
-LEAD = (
-    "What the saved verdicts say about the judge that made them, with 95% intervals clustered by"
-    " prompt; n is comparisons, lengths are in characters."
-)
 KINDS = {
-    "lab": "the lab's: it sees true quality, with the biases in its settings",
-    "reward_model": "a reward model: it scores each answer by itself",
-    "chat": "a chat model on the machine that ran the sweep",
-    "endpoint": "a served chat model",
-    "person": "a person, by a filled-in sheet",
-    "saved": "verdicts read from a file",
+    "lab": "The lab's own: it sees true quality, with the biases in its settings",
+    "reward_model": "A reward model: it scores each answer by itself",
+    "chat": "A chat model on the machine that ran the sweep",
+    "endpoint": "A served chat model",
+    "person": "A person, by a filled-in sheet",
+    "saved": "Verdicts read from a file",
 }
 ORDER_FREE = {
     "reward_model": "Each answer is scored by itself: the order cannot change a verdict.",
     "person": "A person saw each pair once: what the order does is not known.",
     "saved": "A file holds one verdict for both orders: what the order does is not known.",
 }
-RATES = (
-    ("win_rate", "win rate", "mean preference; of the reference against itself it should be 50"),
-    ("flip_rate", "order changes the winner", "the two orders of one comparison disagree"),
-    ("first_position_rate", "shown first", "mean preference for the first answer; fair is 50"),
-    ("tie_rate", "ties", "verdicts of exactly one half, each order by itself"),
-    ("unread_rate", "no verdict", "comparisons of which an order could not be read"),
-    ("prefers_longer", "prefers the longer", "where the lengths differ and there is a winner"),
-)
-HELD_OUT = (
-    ("accuracy", "held-out pairs: agrees"),
-    ("accuracy_chosen_shorter", "where the preferred answer is the shorter"),
-    ("accuracy_chosen_longer", "where the preferred answer is the longer"),
-    ("length_accuracy", "“the longer one wins” would agree"),
-)
-ORACLE = (
-    ("agreement", "oracle: agrees, where the oracle has a winner"),
-    ("kappa", "Cohen's κ of that"),
-    ("longer_though_worse", "picks the longer where the shorter is better"),
-    ("shorter_though_worse", "picks the shorter where the longer is better"),
-)
-ONE_EACH = "every checkpoint has its own: see the table of checkpoints"
 
 
 def percent(number: Number, digits: int = 1) -> str:
@@ -127,20 +100,26 @@ def _order(audit: Audit) -> Iterator[Reason]:
 
 
 def _length(audit: Audit) -> Iterator[Reason]:
-    """By the comparisons of equals where there are: a policy may be longer and better."""
+    """Only a liking between equals is the judge's own: a policy may be longer and better."""
     policies, itself = audit.policies["prefers_longer"], audit.itself["prefers_longer"]
-    decides = itself if itself.known else policies
-    if not decides.known:
+    if not (policies.known or itself.known):
         return
-    tone = _tone(decides, decides.low <= PEOPLE_LONGER, decides.low > LONGER_BAD)
-    tone = tone if decides.has_interval else "unsure"
+    tone, end = "ok", ""
+    if policies.low > PEOPLE_LONGER:
+        tone, end = "unsure", ": read the length-controlled rate"
+        if itself.high < policies.low:
+            end = ", so longer checkpoints may be better ones: read the length-controlled rate too"
+    if itself.low > PEOPLE_LONGER:
+        tone = "bad" if itself.low > LONGER_BAD else "unsure"
+        end = ": read the length-controlled rate"
+    if not (policies.has_interval or itself.has_interval):
+        tone = "unsure"
     said = [f"{percent(policies)} of comparisons with a checkpoint"] if policies.known else []
     said += [f"{percent(itself)} between answers of the reference"] if itself.known else []
-    use = "" if tone == "ok" else ": read the length-controlled rate"
     yield Reason(
         tone,
         f"It prefers the longer answer in {' and '.join(said)}"
-        f" (people: {PEOPLE_LONGER:.0f}%){use}.",
+        f" (people: {PEOPLE_LONGER:.0f}%){end}.",
     )
 
 
@@ -175,7 +154,9 @@ def _held_out(audit: Audit) -> Iterator[Reason]:
     words = f"It agrees with {percent(right)} of {f'{right.n:,} ' if right.n else ''}held-out pairs"
     if by_length.known:
         words += f"; taking the longer answer always would agree with {percent(by_length)}"
-    yield Reason(_tone(right, right.low > floor, right.high < floor), words + ".")
+    good = right.low > floor and right.high >= PEOPLE_AGREE
+    beside = f" (people with each other: {PEOPLE_AGREE:.0f}%)."
+    yield Reason(_tone(right, good, right.high < floor), words + beside)
     shorter = audit.held_out["accuracy_chosen_shorter"]
     if shorter.known:
         tone = _tone(shorter, shorter.low > 50, shorter.high < 50)
@@ -196,7 +177,8 @@ def _trend(audit: Audit) -> Iterator[Reason]:
         f" and {percent(trend.far)} in the farther: {fixed(gap.value, sign=True)} points"
         f" {interval(gap, sign=True)}"
     )
-    end = ", so far out a win says less than it does near" if worse else ""
+    less = "a win says less than near" if oracle else "read the length-controlled rate"
+    end = f", so far out {less}" if worse else ""
     yield Reason("unsure" if worse else "ok", f"{said}{end}.")
 
 
@@ -221,48 +203,19 @@ def _resolution(audit: Audit) -> Iterator[Reason]:
         )
 
 
-def section(audit: Audit) -> dict[str, Any]:
-    """The records of the page's section."""
-    notes = Footnotes()
-    columns = ({**audit.policies, "win_rate": missing(ONE_EACH)}, audit.itself)
-    rates = [
-        {"name": said, "title": title, "cells": [_cell(c[key], notes) for c in columns]}
-        for key, said, title in RATES
-    ]
-    known = [
-        {"name": said, "cell": _cell(values[key], notes, 2 if key == "kappa" else 1)}
-        for values, rows in ((audit.held_out, HELD_OUT), (audit.oracle, ORACLE))
-        for key, said in _worth_showing(values, rows)
-    ]
-    kind = KINDS.get(audit.name, "a judge from a plug-in" if audit.name else "")
-    about = [("kind", kind), ("settings", audit.argument.replace(",", ", "))]
-    return {
-        "name": audit.name or "The judge is not named in the manifest",
-        "about": [(k, v) for k, v in about if v],
-        "caveat": audit.caveat,
-        "lead": LEAD,
-        "sources": SOURCES,
-        "sentences": sentences(audit),
-        "rates": rates,
-        "known": known,
-        "footnotes": notes.items,
-    }
+def kind(audit: Audit) -> str:
+    """What the judge is, in words."""
+    return KINDS.get(audit.name, "A judge from a plug-in" if audit.name else "")
 
 
-def _worth_showing(
-    values: Mapping[str, Number], rows: tuple[tuple[str, str], ...]
-) -> tuple[tuple[str, str], ...]:
-    """All rows, or the first alone where nothing is known: its dash says why."""
-    return rows if any(v.known for v in values.values()) else rows[:1]
-
-
-def _cell(number: Number, notes: Footnotes, digits: int = 1) -> dict[str, Any]:
-    found = shown(number, notes, digits, ci=True)
-    return {"value": found, "n": f"n = {number.n:,}" if number.known and number.n else ""}
+def capital(text: str) -> str:
+    """With a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def text_lines(audit: Audit) -> list[str]:
     """The section of summary.md: who judged, and the sentences."""
-    kind = KINDS.get(audit.name, "a judge from a plug-in")
-    who = [f"Judge: {audit.name} ({kind}). {audit.caveat}".strip()] if audit.name else []
-    return who + [r.text for r in sentences(audit)]
+    if not audit.name:
+        return [r.text for r in sentences(audit)]
+    who = f"Judge: {audit.name}. {kind(audit)}. {capital(audit.caveat)}".strip()
+    return [who, *(r.text for r in sentences(audit))]

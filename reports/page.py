@@ -20,17 +20,27 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import costs, diagnosis, manifest, methods, svg, tables, view
+from prefeval.reports import (
+    costs,
+    diagnosis,
+    judge_audit,
+    judge_tables,
+    manifest,
+    methods,
+    svg,
+    tables,
+    view,
+)
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
 from prefeval.reports.chart_frontier import frontiers
+from prefeval.reports.chart_judge import over_distance
 from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
 from prefeval.reports.chart_position import kl_by_position
 from prefeval.reports.chart_window import windows
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
-from prefeval.reports.quantities import fixed
 from prefeval.reports.run import Run, load, method_index, method_name
 from prefeval.reports.samples import Pack, pack
 from prefeval.reports.summary import NEXT_STEPS, warnings
@@ -49,6 +59,7 @@ SECTIONS = {
     "methods": "Methods",
     "checkpoints": "Checkpoints",
     "samples": "Samples",
+    "judge": "Judge",
     "manifest": "Manifest",
 }
 NEED_CHECKPOINTS = (
@@ -60,6 +71,7 @@ NEED_CHECKPOINTS = (
     "methods",
     "checkpoints",
     "samples",
+    "judge",
 )
 # What may not stand in a <script>, breaks lines in scripts, reorders text, or is no character.
 UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -159,7 +171,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "trials": manifest.trial_states(run),
         "trials_title": _trials_title(run, manifest.trial_states(run)),
         "command": command,
-        "judge_caveat": _judge(run),
+        "judge": _judge(run, verdict),
         "manifest": manifest.manifest_groups(run),
         "manifest_json": manifest.json_text(run.manifest),
     }
@@ -271,19 +283,7 @@ def _trials_title(run: Run, states: list[dict[str, str]]) -> str:
     return f"Trials: {words} of {len(run.trials)}"
 
 
-def _judge(run: Run) -> str:
-    """The judge's name, quality and caveat as one paragraph."""
-    judge = run.manifest.get("judge") or {}
-    parts = [str(judge.get("name") or "")]
-    if isinstance(judge.get("held_out_accuracy"), (int, float)):
-        parts.append(f"held-out accuracy {fixed(100 * judge['held_out_accuracy'])}%")
-    if isinstance(judge.get("length_reliance"), (int, float)):
-        parts.append(f"reliance on length {fixed(judge['length_reliance'], 2)}")
-    again = (run.selection or {}).get("self_play") or {}
-    if isinstance(again.get("value"), (int, float)):
-        ends = (
-            f" [{fixed(again['ci_low'])}, {fixed(again['ci_high'])}]" if again.get("ci_low") else ""
-        )
-        parts.append(f"the reference against itself {fixed(again['value'])}%{ends}")
-    caveat = str(judge.get("caveat") or "")
-    return ". ".join(filter(None, (", ".join(filter(None, parts)), caveat)))
+def _judge(run: Run, verdict: Verdict) -> dict[str, Any]:
+    """The judge's audit, and its pictures."""
+    audit = judge_audit.read(run)
+    return {**judge_tables.section(audit), "charts": over_distance(run, verdict, audit)}

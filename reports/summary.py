@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
-from prefeval.reports import costs, diagnosis, methods
+from prefeval.reports import costs, diagnosis, judge_audit, judge_words, methods
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import estimator
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
@@ -241,6 +241,9 @@ def markdown(run: Run, verdict: Verdict) -> str:
     if turns := turning_points(run):
         parts += ["", "## Where more distance stops helping", ""]
         parts += [*(f"- {_escaped(t)}" for t in turns), "", TURNING]
+    if run.checkpoints:
+        about = judge_words.text_lines(judge_audit.read(run))
+        parts += ["", "## The judge", "", *(f"- {_escaped(line)}" for line in about)]
     if found := warnings(run, verdict):
         parts += ["", "## Before you ship", "", *(f"- {_escaped(w)}" for w in found)]
     if command := run.manifest.get("command"):

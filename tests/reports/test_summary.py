@@ -204,7 +204,7 @@ def test_the_judges_noise_stands_beside_its_name(full_run: Path, tmp_path: Path)
     write_json(folder / "summary.json", {**saved, "selection": selection})
     reports.write_report(folder)
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "the reference against itself 50.4% [48.6, 52.2]" in page
+    assert "A/A: the reference wins 50.4% [48.6, 52.2]" in page
 
 
 def test_the_estimator_is_named_beside_its_rates(full_run: Path, tmp_path: Path) -> None:
