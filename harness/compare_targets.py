@@ -3,6 +3,7 @@ must be alike in two of them before their numbers can be compared."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Target:
     @property
     def path(self) -> str:
         """The run's name and the place in it."""
-        return f"{self.run.resolve().name}/{self.folder.relative_to(self.run).as_posix()}"
+        return f"{self.run.name}/{self.folder.relative_to(self.run).as_posix()}"
 
 
 def find(text: str) -> Target:
@@ -51,7 +52,7 @@ def find(text: str) -> Target:
     if not path.is_dir():
         raise PrefevalError(f"{text} is no folder; name a run, a checkpoint, or RUN:TRIAL:STEP")
     run = run_of(path)
-    folder = path.absolute()
+    folder = _whole(path)
     if folder == run:
         return _target(run, _recommended(run), is_run=True)
     if folder == run / "reference":
@@ -66,7 +67,7 @@ def find(text: str) -> Target:
 
 def run_of(path: Path) -> Path:
     """The run that a run, a trial or a checkpoint belongs to."""
-    here = path.absolute()
+    here = _whole(path)
     for folder in (here, *here.parents[:3]):
         if (folder / "task.json").is_file() and (folder / "manifest.json").is_file():
             return folder
@@ -74,6 +75,11 @@ def run_of(path: Path) -> Path:
         f"{path} is no run of prefeval, nor a checkpoint in one (there is no task.json and "
         "manifest.json); a checkpoint from elsewhere is measured by prefeval eval"
     )
+
+
+def _whole(path: Path) -> Path:
+    """A path from the root without ".."; links stay, since a run may keep its trials elsewhere."""
+    return Path(os.path.abspath(path))
 
 
 def measured_in(run: Path) -> list[Path]:
@@ -143,7 +149,7 @@ def _recommended(run: Path) -> Path:
 
 def _some(run: Path, where: Path) -> str:
     """A few measured checkpoints under ``where``, for an error."""
-    found = [f for f in measured_in(run.absolute()) if f.is_relative_to(where.absolute())]
+    found = [f for f in measured_in(_whole(run)) if f.is_relative_to(_whole(where))]
     if not found:
         return "none yet"
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -41,7 +41,7 @@ MEASURES: Mapping[str, tuple[str, int]] = {
     "lc_win_rate": (POINTS, 1),
     "win_rate": (POINTS, 1),
     "true_win_rate": (POINTS, 1),
-    "flip_rate": (POINTS, -1),
+    "flip_rate": (POINTS, 0),  # few where answers are plainly better, or plainly worse
     "kl": (NATS, 0),
     "entropy": (PER_TOKEN, 0),
     "length_ratio": (TIMES, 0),
@@ -52,7 +52,7 @@ MEASURES: Mapping[str, tuple[str, int]] = {
     "delta_rejected": (NATS, 0),
     "implicit_accuracy": (POINTS, 1),
 }
-"""Unit of the difference, and whether more is better (1), worse (-1) or neither (0)."""
+"""Unit of the difference, and whether more of it is better (1) or neither better nor worse (0)."""
 WIN_RATES = ("lc_win_rate", "win_rate", "true_win_rate")
 
 

@@ -161,7 +161,7 @@ def headline(compared: Compared) -> tuple[str, str]:
     if rate is None:
         start = "Win rates are not compared"
     elif rate.verdict in known:
-        equal = " at equal length" if rate.name == "lc_win_rate" else ""
+        equal = " at equal length" if rate.name == "lc_win_rate" else ", length not controlled"
         start = f"{known[rate.verdict]}{equal} ({change(rate)} points)"
     else:
         start = f"No difference in {title(rate)} shown{_up_to(rate)}"
