@@ -355,6 +355,22 @@ def diagnose(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A run, a checkpoint in one, or RUN:TRIAL:STEP.")],
+    b: Annotated[str, typer.Argument(help="The other: differences are B less A.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for compare.html and compare.md; none if empty.")
+    ] = None,
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Two checkpoints on the same prompts: what got better, what got worse, and how surely."""
+    from prefeval.harness import compare as comparisons
+
+    raise typer.Exit(comparisons.command(a, b, out=out, as_json=json_output))
+
+
+@app.command()
 def causes(
     name: Annotated[str, typer.Argument(help="One of them, with all that is known of it.")] = "",
     json_output: o.Json = False,
