@@ -232,11 +232,9 @@ def train(**options: Any) -> int:
 
 def evaluate(**options: Any) -> int:
     """``prefeval eval``: any checkpoints against their reference."""
-    from prefeval.harness import evaluate_only
+    from prefeval.harness import eval_run, evaluate_only
 
-    options["model"] = options["reference"]
-    # nothing is trained; KTO is the method that takes any data
-    config = resolve(options, methods="kto", beta="0.1", seeds="1")
+    config = eval_run.configure(options)
     console = live.make_console(json_output=options["json_output"])
     rows = evaluate_only.evaluate(
         config,

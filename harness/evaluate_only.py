@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefeval import metrics, records
 from prefeval.harness import checkpoints as saved
-from prefeval.harness import results, sweep
+from prefeval.harness import eval_run, results, sweep
 from prefeval.harness.check_notes import check_notes
-from prefeval.harness.executors import Job, open_executor
+from prefeval.harness.executors import open_executor
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder
 from prefeval.harness.settings import SweepConfig
@@ -55,41 +55,24 @@ def evaluate(
     if len(set(folders)) < len(folders):
         raise PrefevalError("a checkpoint is given twice; give each once")
     labels = _labels(folders)
-    run = RunFolder((out / (name or f"eval-{config.hash[:8]}")).absolute())
+    folder = RunFolder((out / (name or f"eval-{config.hash[:8]}")).absolute())
     workers = min(workers or sweep.default_workers(config), len(folders))
-    with run.in_use():
-        run.open(config.hash)
-        materials = sweep.prepare_inputs(config, run, console, sweep.command_line())
-        with open_executor("local", workers) as executor:
-            stages = sweep.shared_stages(config, materials)
-            for stage in stages:
-                needed = [j for j in stage if j.kind in ("judge", "reference")]
-                sweep.run_shared(needed, executor, run, console)
-            notes = sweep.judge_notes(run, materials)
-            jobs = [
-                Job(
-                    label, "checkpoint", materials.task,
-                    settings={"checkpoint": str(f), "out": str(run.path / "checkpoints" / label)},
-                )
-                for label, f in zip(labels, folders, strict=True)
-            ]  # fmt: skip
-            sweep.run_shared(jobs, executor, run, console)
+    executor = open_executor("local", workers)
+    with eval_run.open_run(config, folder, executor, console, config.hash) as run:
+        outs = {label: folder.path / "checkpoints" / label for label in labels}
+        run.do([run.job(k, f, outs[k]) for k, f in zip(labels, folders, strict=True)])
         rows, found = [], {}
-        for label, folder in zip(labels, folders, strict=True):
-            found[label] = read_metrics(run.path / "checkpoints" / label / "metrics.json")
-            rows.append({"checkpoint": str(folder), **metrics.row(found[label])})
-        results.write_table(run.results, rows)
-        falls = _falls(run, materials.task, labels)
-        where = {
-            label: _where(run.path / "checkpoints" / label / "samples.jsonl") for label in labels
-        }
+        for label, checkpoint in zip(labels, folders, strict=True):
+            found[label] = read_metrics(outs[label] / "metrics.json")
+            rows.append({"checkpoint": str(checkpoint), **metrics.row(found[label])})
+        results.write_table(folder.results, rows)
+        falls = _falls(outs, run.task)
+        where = {label: _where(out / "samples.jsonl") for label, out in outs.items()}
     _show(found, falls, where, console)
-    console.print(
-        f"LC WR: {read_calibration(materials.task)[0].name}", highlight=False, soft_wrap=True
-    )
-    for note in [*materials.warnings, *notes, *check_notes(run.path)]:
+    console.print(f"LC WR: {read_calibration(run.task)[0].name}", highlight=False, soft_wrap=True)
+    for note in [*run.warnings, *check_notes(folder.path)]:
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"All metrics: {run.results}", highlight=False, soft_wrap=True)
+    console.print(f"All metrics: {folder.results}", highlight=False, soft_wrap=True)
     return rows
 
 
@@ -113,12 +96,11 @@ def _where(samples: Path) -> str:
     return ", ".join(f"{e}: {s.kl.value:.3g}" for e, s in zip(ends, found, strict=True))
 
 
-def _falls(run: RunFolder, task: Task, labels: Sequence[str]) -> dict[str, Fall]:
+def _falls(outs: Mapping[str, Path], task: Task) -> dict[str, Fall]:
     """What the fall of chosen answers is, if they fall."""
     calibration = read_calibration(task)
     return {
-        label: chosen_fall(read_evidence(run.path / "checkpoints" / label, task, calibration))
-        for label in labels
+        label: chosen_fall(read_evidence(out, task, calibration)) for label, out in outs.items()
     }
 
 

@@ -133,6 +133,11 @@ def _rows(checkpoints: Sequence[Checkpoint]) -> list[dict[str, Any]]:
     return rows
 
 
+def tabulate(run: RunFolder, trials: Sequence[Trial]) -> None:
+    """Write the tables of what is measured so far, without a verdict."""
+    _write_tables(run, trials, _rows(collect(run, trials)))
+
+
 def _write_tables(run: RunFolder, trials: Sequence[Trial], rows: Sequence[Any]) -> None:
     """Results, which equal runs have in common, apart from costs, which they do not."""
     costs = [

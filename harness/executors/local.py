@@ -186,9 +186,10 @@ def _perform(job: Job, evaluators: dict[str, Any], on_row: Any) -> None:
             if job.settings.get("measure", True):
                 train.measure_trial(folder, job.trial, evaluator(), on_row)
         case "checkpoint":
-            folder = Path(job.settings["out"])
+            folder, checkpoint = Path(job.settings["out"]), job.settings["checkpoint"]
             folder.mkdir(parents=True, exist_ok=True)
-            records.write_json(folder / CHECKPOINT, {"path": job.settings["checkpoint"]})
-            evaluator().measure(Path(job.settings["checkpoint"]), folder)
+            about = job.settings.get("about", {})
+            records.write_json(folder / CHECKPOINT, {"path": checkpoint, **about})
+            evaluator().measure(Path(checkpoint), folder)
         case "score":
             score.perform(evaluator(), job.settings)
