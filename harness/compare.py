@@ -21,7 +21,7 @@ from prefeval.harness import measured
 from prefeval.harness.compare_targets import Target
 from prefeval.harness.steps import disk_errors
 from prefeval.harness.task import Task
-from prefeval.metrics import comparison, differences
+from prefeval.metrics import comparison, differences, pooling
 from prefeval.metrics.evidence import Evidence
 from prefeval.metrics.selection import Key
 from prefeval.records import PrefevalError
@@ -81,6 +81,8 @@ def compare(a: Target, b: Target) -> Compared:
         raise PrefevalError(f"A and B have no prompt in common; {targets.MEND}")
     evidence = [_evidence(r, t.folder) for r, t in ((first, a), (second, b))]
     joined = comparison.join(*evidence, prompts=prompts, pairs=pairs)
+    chose = {i for t, e in zip((a, b), evidence, strict=True) if t.chosen for i in _chose(e)}
+    fresh = comparison.without_judgments(joined, chose)
     rng = np.random.default_rng(SEED)
     texts = [_texts(folder) for folder in (a.folder, b.folder, first.task.reference_dir)]
     judged = "win_rate" not in terms.without
@@ -93,10 +95,10 @@ def compare(a: Target, b: Target) -> Compared:
     trials = _trials(first, second, prompts) if a.is_run and b.is_run and judged else ()
     return Compared(
         *_sides(a, b),
-        measures=comparison.measures(joined, rng=rng, without=terms.without),
+        measures=comparison.measures(fresh, rng=rng, without=terms.without),
         behaviours=comparison.behaviours(joined),
         rows=joined.rows,
-        notes=(*terms.notes, *_notes(a, b, first, second, prompts)),
+        notes=(*terms.notes, *_chosen_note(a, b, fresh), *_notes(a, b, first, second, prompts)),
         samples=samples,
         counts=counts,
         trials=tuple(trials),
@@ -156,6 +158,22 @@ def _sides(a: Target, b: Target) -> tuple[Side, Side]:
         return Side(name, target.path)
 
     return side(a), side(b)
+
+
+def _chose(evidence: Evidence) -> list[str]:
+    """The prompts by which a sweep chose among its checkpoints (see ``metrics.usable``)."""
+    judged = evidence.judgments
+    return list(judged["prompt_id"][pooling.choosing_half(judged["cluster"].to_numpy())])
+
+
+def _chosen_note(a: Target, b: Target, fresh: comparison.Joined) -> Iterator[str]:
+    names = [name for name, target in (("A", a), ("B", b)) if target.chosen]
+    if names:
+        yield (
+            f"{' and '.join(names)} {'were' if len(names) > 1 else 'was'} recommended out of "
+            f"several: win rates and flips are of the {len(fresh.a.judgments)} prompts that had no "
+            "part in that"
+        )
 
 
 def _notes(a: Target, b: Target, first: Run, second: Run, prompts: set[str]) -> Iterator[str]:

@@ -27,12 +27,14 @@ MEND = "measure both alike: prefeval eval A B --reference REFERENCE --data DATA"
 
 @dataclass(frozen=True)
 class Target:
-    """One checkpoint that was measured. ``is_run`` says that its run was named, not itself."""
+    """One checkpoint that was measured. ``is_run`` says that its run was named, not itself;
+    ``chosen`` that its run recommends it, out of several, by some of the judged prompts."""
 
     run: Path
     folder: Path
     key: Key | None
     is_run: bool
+    chosen: bool
 
     @property
     def path(self) -> str:
@@ -107,7 +109,9 @@ def _target(run: Path, folder: Path, *, is_run: bool) -> Target:
             f"{folder} was not measured (it lacks {', '.join(lacking)}); run its sweep or eval "
             f"again, or name one that was: {_some(run, run)}"
         )
-    return Target(run, folder, key_of(folder), is_run)
+    found = measured_in(run)
+    chosen = len(found) > 1 and folder == _best(run, found)
+    return Target(run, folder, key_of(folder), is_run, chosen)
 
 
 def _by_name(text: str) -> Path:
@@ -136,15 +140,20 @@ def _recommended(run: Path) -> Path:
     found = measured_in(run)
     if len(found) == 1:
         return found[0]
+    if (best := _best(run, found)) is not None:
+        return best
+    raise PrefevalError(f"{run} recommends no checkpoint; name one: {_some(run, run)}")
+
+
+def _best(run: Path, found: list[Path]) -> Path | None:
+    """Which of the measured checkpoints a sweep recommends."""
     summary = RunFolder(run).summary
     saved = records.read_json(summary) if summary.is_file() else {}
     best = (saved.get("selection") or {}).get("recommended")
-    if best is not None:
-        wanted = Key(best["method"], best["beta"], best["seed"], best["step"])
-        for folder in found:
-            if key_of(folder) == wanted:
-                return folder
-    raise PrefevalError(f"{run} recommends no checkpoint; name one: {_some(run, run)}")
+    if best is None:
+        return None
+    wanted = Key(best["method"], best["beta"], best["seed"], best["step"])
+    return next((folder for folder in found if key_of(folder) == wanted), None)
 
 
 def _some(run: Path, where: Path) -> str:

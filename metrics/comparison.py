@@ -103,6 +103,20 @@ def join(
     )
 
 
+def without_judgments(joined: Joined, prompts: Collection[str]) -> Joined:
+    """The same without the judgments of some prompts, such as those by which A was chosen: the
+    best of many is flattered on what chose it."""
+    frames = (
+        evidence.judgments[~evidence.judgments["prompt_id"].isin(list(prompts))]
+        for evidence in (joined.a, joined.b)
+    )
+    a, b = (
+        replace(evidence, judgments=frame)
+        for evidence, frame in zip((joined.a, joined.b), frames, strict=True)
+    )
+    return replace(joined, a=a, b=b)
+
+
 def measures(
     joined: Joined,
     *,

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from prefeval.harness import cli, compare, compare_targets
-from prefeval.records import PrefevalError, read_json, write_json
+from prefeval.metrics.pooling import choosing_half
+from prefeval.records import PrefevalError, read_json, read_jsonl, write_json
 from prefeval.reports import compare_page, compare_text
 from prefeval.reports.compare_data import Compared
 
@@ -283,6 +285,24 @@ def test_equal_inputs_give_equal_files(run: Path, at: At, tmp_path: Path) -> Non
         strict=True,
     ):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_prompts_that_chose_a_checkpoint_do_not_judge_it(run: Path, at: At) -> None:
+    """`run` recommends (0.3, 20) out of three; which half chose is `metrics.usable`'s rule."""
+    evaluated = pd.DataFrame(read_jsonl(at(run, 0.3, 20) / "judgments.jsonl"))
+    fresh = ~choosing_half(evaluated["cluster"].to_numpy())
+    other = pd.DataFrame(read_jsonl(at(run, 0.1, 20) / "judgments.jsonl"))
+    gap = 100 * (other["preference"] - evaluated["preference"])[fresh].mean()
+    for target in (run, at(run, 0.3, 20)):
+        found = compared(target, at(run, 0.1, 20))
+        line = next(x for x in found.lines if x.name == "win_rate")
+        assert line.difference.n == fresh.sum() < 60
+        assert line.difference.value == pytest.approx(gap)
+        assert next(x for x in found.lines if x.name == "kl").difference.n == 60
+        assert any(f"A was recommended out of several: win rates and flips are of the "
+                   f"{fresh.sum()} prompts" in note for note in found.notes)  # fmt: skip
+    found = compared(at(run, 0.3, 10), at(run, 0.1, 20))
+    assert next(x for x in found.lines if x.name == "win_rate").difference.n == 60
 
 
 def test_changed_samples_are_those_that_changed_most(run: Path, at: At) -> None:
