@@ -47,7 +47,6 @@ TYPES = {
     ".png": "image/png",
     ".pdf": "application/pdf",
 }
-OVER = ("finished", "failed trials")
 
 
 class Refused(Exception):
@@ -158,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         name, rest = "/".join(names[:cut]), "/".join(names[cut:])
         if not rest and not ends:
             self._redirect(self.path.partition("?")[0] + "/")
-        elif rest == REPORT or (not rest and site.state(folder).state in OVER):
+        elif rest == REPORT or (not rest and site.is_over(folder)):
             self._send_report(name, folder, must=bool(rest))
         elif rest in ("", "live"):
             self._send_page(live_page.run(site.detail(name, folder)))

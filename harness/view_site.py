@@ -69,6 +69,11 @@ class Site:
         rows.sort(key=lambda row: (row["live"], row["started"] or ""), reverse=True)
         return rows
 
+    def is_over(self, folder: Path) -> bool:
+        """Whether a run has ended with something to report."""
+        state = self.state(folder)
+        return state.state in ("finished", "failed trials") and bool(state.checkpoints)
+
     def state(self, folder: Path) -> RunState:
         """A run's state; of one at which nobody works it is read once while its files stay."""
         run = RunFolder(folder)

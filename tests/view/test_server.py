@@ -155,6 +155,18 @@ def test_an_unfinished_run_has_a_report_so_far(synthetic: ModuleType, root: Path
     assert b"nfinished" in ask("/run/half/report.html").body
 
 
+def test_a_run_whose_trials_all_failed_shows_their_reasons(
+    make_run: Callable[..., Any], ask: Any
+) -> None:
+    run = make_run(trials=[A])
+    run.train(A, 1)
+    run.log(1, "failed", job=A, error="gradient norm is nan at step 2")
+    run.log(2, "concluded", failed=[A])
+    page = ask("/run/it/").body
+    assert b'data-kind="run"' in page
+    assert b"gradient norm is nan at step 2" in page
+
+
 def test_a_run_without_anything_to_report_says_so(make_run: Callable[..., Any], ask: Any) -> None:
     make_run()
     answer = ask("/run/it/report.html")

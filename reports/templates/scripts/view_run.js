@@ -5,11 +5,18 @@ const runPage = () => {
   let current = first;
   const label = (t) => [t.method, several() ? `${t.label} seed ${t.seed}` : t.label];
   const column = (head, name, title) => ({ head, title, className: "curve", of: (t) => t.curves[name] || null, show: curve, value: (t) => t.curves[name]?.last });
+  // A long reason is folded in its middle: what is wrong stands first, what to do last.
+  const reason = (error) => {
+    if (error.length < 200) return make("div", error, "why");
+    const details = make("details", undefined, "why");
+    details.append(make("summary", `${error.slice(0, 80)} … ${error.slice(-70)}`), make("div", error));
+    return details;
+  };
   const trials = table($("trials"), [
     { head: "method β", className: "l", of: label, show: marked, value: (t) => t.label },
     { head: "state", className: "l", of: (t) => [t.state, t.error], value: (t) => t.state, show: (cell, [state, error]) => {
       cell.className = error ? "words" : "l";
-      cell.replaceChildren(chip(state), ...(error ? [make("div", error, "why")] : []));
+      cell.replaceChildren(chip(state), ...(error ? [reason(error)] : []));
     } },
     { head: "progress", className: "l", of: (t) => [t.share, t.step, t.steps, t.state, t.measured, t.saved], value: (t) => t.share, show: (cell, [share, step, steps, state, measured, saved]) => {
       const of = steps && steps !== step ? ` of ${steps}` : "";
@@ -36,7 +43,7 @@ const runPage = () => {
   };
   const words = (run) => {
     if (run.error) return run.error;
-    if (run.live && !run.measured && !current.trials.some((t) => t.step)) return "Preparing: model, data, and what all trials share.";
+    if (run.live && !run.measured && current.trials.every((t) => t.state === "waiting")) return "Preparing: model, data, and what all trials share.";
     return [run.methods, run.model === run.data ? run.model : `${run.model} on ${run.data}`, run.started ? `started ${at(run.started)}` : ""].filter(Boolean).join(" · ");
   };
   const tiles = (run) => {
@@ -57,8 +64,8 @@ const runPage = () => {
     const over = run.state === "finished" || run.state === "failed trials";
     const line = (...parts) => { const p = make("p"); p.append(...parts); lines.push(p); };
     if (over && run.best) line(make("b", `Recommended: ${run.best.name}`), `, LC win rate ${run.best.lc.text}%${run.best.lc.n}. `);
-    if (over && hasTrials) line(link("Open the report", `${base}report.html`));
-    else if (hasTrials && run.share > 0) line(link("The report so far", `${base}report.html`), run.live ? " is made when you open it; the run goes on." : " shows what was measured.");
+    if (over && hasTrials && run.measured) line(link("Open the report", `${base}report.html`));
+    else if (!over && hasTrials && run.share > 0) line(link("The report so far", `${base}report.html`), run.live ? " is made when you open it; the run goes on." : " shows what was measured.");
     if (run.state === "interrupted" && run.command) line("Nobody is at work on this run. To continue: ", make("code", run.command));
     node.hidden = !lines.length;
     node.replaceChildren(...lines);
