@@ -203,7 +203,12 @@ def completion(prompt: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    folder: Path, asked: Sequence[Mapping[str, Any]], d: float, hostile: Sequence[str]
+    folder: Path,
+    asked: Sequence[Mapping[str, Any]],
+    d: float,
+    hostile: Sequence[str],
+    *,
+    oracle: bool = True,
 ) -> None:
     completions, judgments, checks = [], [], []
     for number, prompt in enumerate(asked):
@@ -223,7 +228,8 @@ def write_checkpoint(
                     "preference_second": second,
                     "preference": (first + second) / 2,
                 }
-                | {"true_preference": (0.0, 0.5, 1.0)[number % 3], "len_output": len(text)}
+                | {"true_preference": (0.0, 0.5, 1.0)[number % 3] if oracle else None}
+                | {"len_output": len(text)}
                 | {"len_baseline": 60, "difficulty": 0.0}
             )
         else:
@@ -275,7 +281,9 @@ def write_run(
         for step in steps if measured else ():
             found = metrics_of(*cell, step, n=400, oracle=oracle)
             checkpoint = trial / f"checkpoint-{step:06d}"
-            write_checkpoint(checkpoint, asked, drift(*cell, step / STEPS[-1]), hostile)
+            write_checkpoint(
+                checkpoint, asked, drift(*cell, step / STEPS[-1]), hostile, oracle=oracle
+            )
             records.write_json(checkpoint / "metrics.json", {"schema": 1, "metrics": found})
             rows.append(result_row(*cell, 0, step, found))
     extra = [FAILED] if failed else [] if finished else ["dpo-b9-s0-0123abcd"]
