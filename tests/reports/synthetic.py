@@ -239,12 +239,17 @@ def write_checkpoint(
             )
             checks.append(shared | {"passed": int(not broken), "ref_passed": int(number % 9 != 0)})
     pairs = [{"pair_id": str(i), "chosen_lengths": 30, "rejected_lengths": 28} for i in range(3)]
+    drifts = [
+        {"prompt_id": j["prompt_id"], "kl": 1.3 * d**2 * (1.3 + wobble("kl", j["prompt_id"]))}
+        for j in judgments
+    ]
     folder.mkdir(parents=True)
     named = (
         ("completions", completions),
         ("judgments", judgments),
         ("checks", checks),
         ("pairs", pairs),
+        ("samples", drifts),
     )
     for name, rows in named:
         records.write_jsonl(folder / f"{name}.jsonl", rows)

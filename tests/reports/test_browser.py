@@ -113,23 +113,226 @@ def test_the_checkpoint_table_sorts_by_value(page: "playwright.Page") -> None:
     assert values == sorted(values, reverse=True)
 
 
-def test_filters_and_search_choose_the_samples(page: "playwright.Page") -> None:
-    def cards() -> list[str]:
-        return page.locator("#s-list article").all_inner_texts()
+def samples(page: "playwright.Page") -> list[str]:
+    """The samples shown, once those asked for last are there."""
+    page.locator('#s-list[aria-busy="false"]').wait_for()
+    return page.locator("#s-list article").all_inner_texts()
 
+
+def test_the_samples_of_the_biggest_kl_and_the_longest_come_first(page: "playwright.Page") -> None:
+    page.locator('[data-kind="kl"]').click()
+    found = [float(t.split("KL ")[1].split(" nats")[0]) for t in samples(page) if "KL " in t]
+    assert len(found) > 3
+    assert found == sorted(found, reverse=True)
+    page.locator('[data-kind="longest"]').click()
+    samples(page)
+    sizes = page.locator("#s-list .pair > div:last-child .text").evaluate_all(
+        "nodes => nodes.map(n => n.textContent.length)"
+    )
+    assert sizes[0] == max(sizes)
+
+
+def test_a_prompt_is_followed_through_every_checkpoint(page: "playwright.Page") -> None:
+    samples(page)
+    page.get_by_text("in every checkpoint").first.click()
+    samples(page)
+    assert page.locator("#s-count").inner_text() == "10 of 60 shown"
+    names = page.locator("#s-list article header b").all_inner_texts()
+    assert len(set(names)) == len(names) == 10
+    page.locator('[data-toggle="dpo"]').first.click()
+    samples(page)
+    assert page.locator("#s-count").inner_text() == "10 of 48 shown"
+
+
+def test_the_word_difference_shows_both_texts_whole(page: "playwright.Page") -> None:
+    """Taking out what only the other side has gives each text back."""
+    page.locator("#s-ck").select_option("dpo|0.3|0|47")
+    page.locator("#s-query").fill("person")
+    samples(page)
+    marked = page.locator("#s-list .pair").evaluate_all(
+        "nodes => nodes.map(n => [...n.querySelectorAll('.text')].map(t => t.textContent))"
+    )
+    assert page.locator("#s-list ins, #s-list del").count() > 0
+    assert page.locator("#s-list .pair > div:first-child ins").count() == 0
+    page.locator("#s-plain").uncheck()
+    samples(page)
+    plain = page.locator("#s-list .pair").evaluate_all(
+        "nodes => nodes.map(n => [...n.querySelectorAll('.text')].map(t => t.textContent))"
+    )
+    assert page.locator("#s-list ins, #s-list del").count() == 0
+    assert marked == plain
+
+
+def test_one_selection_is_followed_through_every_chart_and_table(page: "playwright.Page") -> None:
+    row = page.locator("#checkpoints tr[data-ck='kto|0.09|0|94']")
+    row.locator(".pick").click()
+    chosen = page.locator(".sel").evaluate_all("nodes => nodes.map(n => n.dataset.ck)")
+    assert set(chosen) == {"kto|0.09|0|94"}
+    held = page.locator(".sel").evaluate_all("ns => ns.map(n => n.closest('section').id)")
+    wanted = {"frontier", "window", "dynamics", "length", "retention", "checkpoints"}
+    assert wanted <= set(held)
+    assert "KTO β = 0.09, seed 0, step 94" in page.locator("#picked").inner_text()
+    samples(page)
+    assert page.locator("#s-ck").input_value() == "kto|0.09|0|94"
+    page.keyboard.press("Escape")
+    assert page.locator(".sel").count() == 0
+    assert page.locator("#picked").is_hidden()
+
+
+def test_a_beta_switched_off_leaves_the_others(page: "playwright.Page") -> None:
+    page.locator('button[data-toggle="dpo|0.05"]').click()
+    assert page.locator('tr[data-ck^="dpo|0.05|"]:visible').count() == 0
+    assert page.locator('#frontier .pt[data-ck^="dpo|0.05|"]:visible').count() == 0
+    assert page.locator('tr[data-ck^="dpo|0.3|"]:visible').count() > 0
+    page.locator("[data-all]:visible").first.click()
+    assert page.locator('tr[data-ck^="dpo|0.05|"]:visible').count() > 0
+
+
+def test_dragging_zooms_by_the_charts_own_scales(page: "playwright.Page") -> None:
+    """A mark's new place is where its value lies between the new ends."""
+    chart = page.locator("#frontier .wide-only svg.chart").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    assert box is not None
+    scale = box["width"] / float((chart.get_attribute("viewBox") or "").split()[2])
+    mark = """nodes => nodes.map(n => {
+        const box = n.querySelector(".mark").getBoundingClientRect();
+        return [n.dataset.ck, box.x + box.width / 2];
+    })"""
+    before = dict(chart.locator(".pt").evaluate_all(mark))
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.8 * box["height"], steps=4)
+    page.mouse.up()
+    assert chart.evaluate("node => node.classList.contains('zoomed')")
+    after = dict(chart.locator(".pt:not(.outside)").evaluate_all(mark))
+    assert 0 < len(after) < len(before)
+    start, end = map(float, (chart.get_attribute("data-x") or "").split()[2:4])
+    ratio = (end - start) * scale / (0.4 * box["width"])
+    first, *others = after
+    for name in others:
+        moved = after[name] - after[first]
+        assert moved == pytest.approx(ratio * (before[name] - before[first]), abs=1.5)
+    chart.dblclick(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert dict(chart.locator(".pt").evaluate_all(mark)) == pytest.approx(before)
+
+
+def test_a_link_opens_the_same_view(browser: "playwright.Browser", full_run: Path) -> None:
+    page, _ = open_page(browser, full_run)
+    page.locator('[data-toggle="ppo"]').first.click()
+    page.locator("#checkpoints tr[data-ck='dpo|0.05|0|94'] .pick").click()
+    page.locator("#t-words").fill("kl<1")
+    page.locator("#checkpoints th button", has_text="LC WR").click()
+    page.locator('[data-kind="refused"]').click()
+    page.locator("#frontier svg.chart:visible").first.focus()
+    page.keyboard.press("+")
+    page.wait_for_timeout(300)
+    address = page.url
+    other, said = page.context.new_page(), []
+    other.on("pageerror", lambda error: said.append(str(error)))
+    other.goto(address)
+    assert said == []
+    for one in (page, other):
+        assert one.locator('tr[data-method="ppo"]:visible').count() == 0
+        assert one.locator("#picked b").inner_text().startswith("DPO β = 0.05")
+    rows = "#checkpoints tbody tr:visible"
+    assert page.locator(rows).all_inner_texts() == other.locator(rows).all_inner_texts()
+    assert samples(page) == samples(other)
+    ticks = "#frontier svg.zoomed .zoom-axes .tick"
+    assert page.locator(ticks).all_text_contents() == other.locator(ticks).all_text_contents()
+    assert page.locator(ticks).count() > 4
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("#frontier?zoom=frontier.0,nan,1,2", "#frontier?zoom=nosuch.1,1,2,3,4"),
+        *(
+            "#samples?ck=<img src=x>&kind=zzz",
+            "#nosuch?sort=zzz:up&off=x|y&rows=zz<3",
+            "#?=%E0%A4%A",
+        ),
+        "#frontier?zoom=frontier.0,2,1,2,1",
+    ],
+)
+def test_a_broken_link_shows_the_page_without_an_error(
+    browser: "playwright.Browser", full_run: Path, address: str
+) -> None:
+    page, said = open_page(browser, full_run)
+    said.clear()
+    page.goto(page.url + address)
+    page.reload()
+    assert page.locator(".hero h1").is_visible()
+    assert [s for s in said if s.startswith(("error", "warning"))] == []
+
+
+def test_the_table_filters_by_words_comparisons_and_verdict(page: "playwright.Page") -> None:
+    rows = page.locator("#checkpoints tbody tr:visible")
+    page.locator("#t-words").fill("kto kl<0.5")
+    kept = rows.evaluate_all("rs => rs.map(r => [r.dataset.method, Number(r.cells[5].dataset.v)])")
+    assert kept
+    assert all(method == "kto" and kl < 0.5 for method, kl in kept)
+    page.locator("#t-words").fill("nosuch<3")
+    assert "no column is called nosuch<3" in page.locator("#t-count").inner_text()
+    page.locator("#t-words").fill("")
+    page.locator("#t-state").select_option("usable")
+    states = rows.evaluate_all("rs => rs.map(r => r.dataset.state)")
+    assert states
+    assert set(states) == {"usable"}
+
+
+def test_the_keyboard_reaches_and_selects_a_checkpoint(page: "playwright.Page") -> None:
+    page.locator("#frontier svg.chart:visible").first.focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#said").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert "LC win rate" in first
+    assert page.locator("#said").inner_text() != first
+    page.keyboard.press("Enter")
+    assert page.locator("#picked").is_visible()
+
+
+def test_colours_follow_the_button_and_the_choice_is_kept(page: "playwright.Page") -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(ground)
+    page.locator("#theme").click()
+    assert page.evaluate(ground) == light
+    page.locator("#theme").click()
+    assert page.evaluate(ground) != light
+    page.reload()
+    assert page.evaluate(ground) != light
+
+
+def test_every_control_has_a_name_and_no_id_is_used_twice(page: "playwright.Page") -> None:
+    samples(page)
+    nameless = page.locator("button, input, select, svg.chart").evaluate_all(
+        "ns => ns.filter(n => ![n.textContent.trim(), n.ariaLabel, n.title].some(Boolean))"
+        ".filter(n => !n.labels?.length).map(n => n.outerHTML.slice(0, 80))"
+    )
+    assert nameless == []
+    ids = page.locator("[id]").evaluate_all("ns => ns.map(n => n.id)")
+    assert len(ids) == len(set(ids))
+
+
+def test_filters_and_search_choose_the_samples(page: "playwright.Page") -> None:
     page.locator("#s-ck").select_option("simpo|2|0|140")
     page.locator('[data-kind="lost"]').click()
-    assert cards()
-    assert all("Lost behaviour" in card and "fails its check" in card for card in cards())
+    cards = samples(page)
+    assert cards
+    assert all("Lost format" in card and "fails its check" in card for card in cards)
     page.locator('[data-kind=""]').click()
     page.locator("#s-query").fill("person 3")
-    assert [card for card in cards() if "person 3" not in card] == []
+    cards = samples(page)
+    assert cards
+    assert all("person 3" in card for card in cards)
     page.locator("#s-query").fill("no such text")
+    assert samples(page) == []
     assert "No embedded sample fits" in page.locator("#s-list").inner_text()
-    page.locator("#s-query").fill("")
 
 
 def test_hostile_completions_stay_text(page: "playwright.Page", synthetic: ModuleType) -> None:
+    samples(page)
     texts = page.locator("#s-list .text").all_text_contents()
     assert synthetic.HOSTILE[0] in texts
     assert synthetic.HOSTILE[3] in texts

@@ -50,7 +50,7 @@ document.addEventListener("scroll", () => { if (!over?.matches(":hover")) cool()
 // Selecting: a click on a mark, a row or a cell, unless it is on a control or ends a marking of text.
 document.addEventListener("click", (event) => {
   const node = event.target.closest("[data-ck]");
-  if (!node || event.target.closest("a, button, input, select, summary") || String(getSelection())) return;
+  if (!node || event.target.closest("a, button:not(.pick), input, select, summary") || String(getSelection())) return;
   change({ ck: view.ck === node.dataset.ck ? "" : node.dataset.ck });
 });
 

@@ -113,6 +113,7 @@ if (store) {
   const show = async () => {
     asked += 1;
     const mine = asked;
+    list.setAttribute("aria-busy", "true");
     const id = shownOf();
     pick.value = id;
     $("#s-behaviour").value = view.behaviour;
@@ -133,6 +134,7 @@ if (store) {
       const shown = Math.min(found.length, limit);
       counted.textContent = `${shown} of ${found.length} shown`;
       more.hidden = shown >= found.length;
+      list.setAttribute("aria-busy", "false");
     } catch (error) {
       if (mine === asked) list.replaceChildren(make("p", `The samples cannot be unpacked: this needs a browser of 2023 or later (${error.message}).`, "lead"));
     }
