@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 HEADS = ("measure", "A", "B", "B − A [95%]", "p", "n", "verdict")
 TRIAL_HEADS = ("trial", "A", "B", "B − A [95%]", "p", "n", "verdict")
 STYLES = {"ok": "green", "bad": "red", "moved": "cyan", "none": "dim"}
+SHORT = {"no difference shown": "no diff.", "not compared": "—"}
+WIDE = 110  # columns of a terminal from which a verdict is written in full
 MOST_SETTINGS = 12
 
 
@@ -53,18 +55,29 @@ def show(compared: Compared, console: Console) -> None:
         console.print()
         console.print(Text(heading, style=f"bold {STYLES[group_tone]}"))
         for sentence in found or ["nothing shown"]:
-            console.print(Text(f"  {sentence}"), soft_wrap=len(sentence) < 100)
+            _print(console, sentence, indent=2)
     console.print()
     _print_table(console, HEADS, cells(compared), [line.verdict for line in compared.lines])
-    console.print(Text(f"{words.UNITS} {words.METHOD}", style="dim"))
+    _print(console, f"{words.UNITS} {words.METHOD}", style="dim")
     if compared.trials:
         console.print()
         console.print(Text("Every trial that both runs have", style="bold"))
         verdicts = [trial.line.verdict for trial in compared.trials]
         _print_table(console, TRIAL_HEADS, trial_cells(compared), verdicts)
-        console.print(Text(words.TRIALS, style="dim"))
+        _print(console, words.TRIALS, style="dim")
     for line in (*_settings(compared), *_samples(compared, max(60, console.width))):
         console.print(Text(line), soft_wrap=True)
+
+
+def _print(console: Console, text: str, *, indent: int = 0, style: str = "") -> None:
+    """A paragraph: wrapped under its own indent on a terminal, one line elsewhere."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if console.is_terminal:
+        console.print(Padding(Text(text, style=style), (0, 0, 0, indent)))
+    else:
+        console.print(Text(" " * indent + text), soft_wrap=True)
 
 
 def _about(compared: Compared) -> Iterator[str]:
@@ -89,17 +102,22 @@ def _print_table(
     from rich.table import Table
     from rich.text import Text
 
+    narrow = console.width < WIDE
+    kept = [i for i, head in enumerate(heads) if not (narrow and head == "n")]
     grid = Table(
-        box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False, padding=(0, 1)
-    )
-    for place, head in enumerate(heads):
-        wraps = place in (0, len(heads) - 1)
-        justify: Any = "left" if wraps else "right"
-        grid.add_column(head, justify=justify, no_wrap=not wraps, overflow="fold")
+        box=box.SIMPLE_HEAD, header_style="bold", show_edge=False, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for i in kept:
+        first, last = i == kept[0], i == kept[-1]
+        justify: Any = "left" if first or last else "right"
+        wraps = first or (last and not narrow)
+        grid.add_column(heads[i], justify=justify, no_wrap=not wraps, overflow="fold")
     for row, said in zip(rows, verdicts, strict=True):
         style = STYLES.get(words.TONES.get(said, "none"), "")
-        last = len(row) - 1
-        grid.add_row(*(Text(text, style=style if i == last else "") for i, text in enumerate(row)))
+        short = [*row[:-1], SHORT.get(said, said) if narrow else row[-1]]
+        cells = [Text(short[i], style=style if i == kept[-1] else "") for i in kept]
+        grid.add_row(*cells)
     console.print(grid)
 
 
