@@ -19,7 +19,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -53,7 +53,8 @@ class Measured:
     """One checkpoint's numbers by name. ``folder`` holds them and every prompt's judgments.
 
     ``state`` is "measured" just now, "known" from before, or "same" where another step had the
-    same weights, whose ``step`` this then is.
+    same weights, whose ``step`` this then is. ``about`` says where it came from: "path",
+    "content", and what `Stream.measure` was given.
     """
 
     step: int
@@ -61,6 +62,7 @@ class Measured:
     metrics: Mapping[str, MetricResult]
     state: Literal["measured", "known", "same"] = "measured"
     note: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Stream:
@@ -117,11 +119,14 @@ class Stream:
             [checkpoints.weights_hash(checkpoint, base), models.tokenizer_hash(tokenizer)]
         )
 
-    def measure(self, checkpoint: Path, step: int, *, replace: bool = False) -> Measured:
+    def measure(
+        self, checkpoint: Path, step: int, *, replace: bool = False, **about: Any
+    ) -> Measured:
         """Measure one checkpoint, and bring the table of results up to date.
 
         The same content again is not measured again. ``replace`` measures a step anew whose
-        weights are others than those measured before.
+        weights are others than those measured before. ``about`` is kept beside the results;
+        ``path`` in it is where the weights will be found later, if not in ``checkpoint``.
 
         Raises ``PrefevalError`` for a checkpoint that cannot be measured, or whose step was
         measured with other weights and ``replace`` is false.
@@ -130,10 +135,10 @@ class Stream:
         folder = checkpoints.check(checkpoint, base)
         content = self.content(folder)
         out = self.folder / f"checkpoint-{step:06d}"
-        about = {"content": content, "version": VERSION}
+        key = {"content": content, "version": VERSION}
         before = self._about(out).get("content") if (out / METRICS).is_file() else content
         for other in self._measured_folders():
-            if about.items() <= self._about(other).items():
+            if key.items() <= self._about(other).items():
                 found = self._read(other, "known" if other == out else "same")
                 if found.state == "same":
                     self.run.folder.log("same", step=step, as_step=found.step)
@@ -146,7 +151,7 @@ class Stream:
                     "the step anew with --replace"
                 )
             shutil.rmtree(out)
-        self.run.do([self.run.job(f"step {step}", folder, out, about=about)])
+        self.run.do([self.run.job(f"step {step}", folder, out, about={**about, **key})], quiet=True)
         results.tabulate(self.run.folder, [self.trial])
         return self._read(out, "measured")
 
@@ -193,4 +198,4 @@ class Stream:
         found = {r.name: r for r in read_metrics(out / METRICS)}
         step = int(out.name.rpartition("-")[2])
         note = f"the same weights as step {step}" if state == "same" else ""
-        return Measured(step, out, found, state, note)
+        return Measured(step, out, found, state, note, self._about(out))

@@ -200,6 +200,60 @@ def evaluate(
 
 
 @app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(help="Where the trainer writes its checkpoints.")],
+    reference: Annotated[str, typer.Option(help="What is tuned, or 'lab'.")] = "lab",
+    data: o.Data = "lab",
+    suite: o.SuiteOption = "",
+    judge: o.Judge = "",
+    lab: o.Knobs = "",
+    out: o.Out = Path("runs"),
+    name: o.Name = "",
+    method: Annotated[str, typer.Option(help="How it is trained, for the report: dpo, ...")] = "",
+    beta: Annotated[float, typer.Option(min=0, help="Its beta, for the report; 0: unknown.")] = 0.0,
+    pattern: Annotated[
+        str, typer.Option(help="Regular expression of a checkpoint's name, its step in brackets.")
+    ] = "",
+    settle: Annotated[str, typer.Option(help="How long a whole checkpoint must rest.")] = "10s",
+    idle: Annotated[str, typer.Option(help="End when nothing came for 30m, 2h; 0: wait on.")] = "0",
+    stop_file: Annotated[
+        Path | None, typer.Option(help="End when it is there; FOLDER/prefeval.stop if empty.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Measure what is there and end.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the weights in the run when the trainer deletes.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Measure a step anew that has other weights now.")
+    ] = False,
+    patience: Annotated[
+        int,
+        typer.Option(min=0, help="Checkpoints without a gain until the trainer is told; 0: never."),
+    ] = 0,
+    metric: Annotated[str, typer.Option(help="What --patience looks at.")] = "lc_win_rate",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    backend: o.Backend = "hugging_face",
+    max_length: o.MaxLength = 0,
+    max_new_tokens: o.MaxNewTokens = 0,
+    suite_samples: o.SuiteSamples = 0,
+    prompts: o.Prompts = 0,
+    length_unit: o.LengthUnit = "characters",
+    held_out: o.HeldOut = 0.2,
+    judge_pairs: o.JudgePairs = 0,
+    smoke: o.Smoke = False,
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Measure a training's checkpoints as its trainer writes them; 3 where one could not be."""
+    from prefeval.harness import watch as watching
+
+    options = dict(locals())
+    options.pop("watching")
+    raise typer.Exit(watching.command(options))
+
+
+@app.command()
 def doctor(
     model: Annotated[str, typer.Argument(help="A folder, an adapter, a hub name, or 'lab'.")],
     data: Annotated[str, typer.Option(help="Preference data that it is to learn from.")] = "",
@@ -383,15 +437,21 @@ def causes(
 
 @app.command()
 def report(
-    run: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    run: Annotated[
+        list[Path],
+        typer.Argument(help="Run folders; the first is set beside those with noisier labels."),
+    ],
     figures: Annotated[
         str, typer.Option(help="Draw figures for a paper too: png,pdf,svg or some of these.")
     ] = "",
 ) -> None:
     """Write summary.md, the tables as CSV and report.html again, from saved results alone."""
     from prefeval import reports
+    from prefeval.harness import related
     from prefeval.harness.steps import disk_errors
 
+    for note in related.relate(run[0], run[1:]):
+        typer.echo(note, err=True)
     for folder in run:
         with disk_errors(folder, "copy the run to where you may write"):
             for path in reports.write_all(folder, figures):

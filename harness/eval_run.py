@@ -52,9 +52,13 @@ class EvalRun:
         settings |= {"checkpoint": str(checkpoint), "out": str(out)}
         return Job(name, "checkpoint", self.task, settings=settings)
 
-    def do(self, jobs: Sequence[Job]) -> None:
-        """Run jobs; the first failure raises ``PrefevalError``."""
-        sweep.run_shared(jobs, self.executor, self.folder, self.console)
+    def do(self, jobs: Sequence[Job], *, quiet: bool = False) -> None:
+        """Run jobs, ``quiet`` without a line of progress; the first failure raises
+        ``PrefevalError``."""
+        from rich.console import Console
+
+        console = Console(quiet=True) if quiet else self.console
+        sweep.run_shared(jobs, self.executor, self.folder, console)
 
 
 @contextmanager
