@@ -1,15 +1,15 @@
 """A run beside others that differ from it in the noise of their labels alone, in ``related.json``.
 
 ``prefeval report RUN OTHER...`` compares the first with each of the others, and keeps what it found
-in the first's folder, so that its report alone shows it again. What is compared is each method's
-best β: the same method, β, step and seed of both runs, on the same prompts
-(``metrics.method_table.noise_cost``).
+in the first's folder, so that its report alone shows it again. What is compared is every β that
+both runs have: the same method, β, step and seed, on the same prompts, at the step that the first
+run's verdict chose (``metrics.method_table.noise_cost``).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ def relate(first: Path, others: Sequence[Path]) -> list[str]:
     Another run that cannot be compared is kept with the reason.
     """
     run = RunFolder(first)
+    if not others:
+        return []
+    if not run.results.is_file():
+        return [f"{first.name} has no results yet, so nothing is compared with it"]
     file = first / FILE
     saved = records.read_json(file) if file.is_file() else {}
     found = {r["name"]: r for r in saved.get("runs", ())} if _is_current(saved, run) else {}
@@ -67,7 +71,7 @@ def relate(first: Path, others: Sequence[Path]) -> list[str]:
 
 def _is_current(saved: Mapping[str, Any], run: RunFolder) -> bool:
     """Whether what was saved is of the results that the run has now."""
-    return run.results.is_file() and saved.get("results") == models.file_hash(run.results)
+    return bool(saved.get("results") == models.file_hash(run.results))
 
 
 def _compared(run: RunFolder, other: RunFolder) -> dict[str, Any]:
@@ -81,13 +85,12 @@ def _compared(run: RunFolder, other: RunFolder) -> dict[str, Any]:
     one, two = (records.read_json(f.manifest) for f in (run, other))
     _require_alike(one, two)
     said = _labels_differ(run, other, one, two)
-    rows = records.read_json(run.summary).get("methods")
-    if rows is None:
-        raise PrefevalError(f"{run.path.name} has no method table yet; run prefeval score on it")
-    reporting = bool(records.read_json(run.summary)["selection"]["prompts_choosing"])
-    methods = {
-        row["method"]: _cost(run, other, row, reporting=reporting) for row in rows if row["seeds"]
-    }
+    selection = records.read_json(run.summary)["selection"]
+    chosen: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for beta in selection["betas"]:
+        chosen[beta["method"]].append(beta)
+    reporting = bool(selection["prompts_choosing"])
+    methods = {m: _cost(run, other, betas, reporting=reporting) for m, betas in chosen.items()}
     return {"differs": said, "methods": methods}
 
 
@@ -164,32 +167,47 @@ def _labelled(path: Path) -> dict[str, Counter[str]]:
 
 
 def _cost(
-    run: RunFolder, other: RunFolder, row: Mapping[str, Any], *, reporting: bool
-) -> stats.Estimate:
-    """What the labels of ``other`` take from a method's best β; undefined with the reason."""
-    keys = [Key(row["method"], row["beta"], seed, row["step"]) for seed in row["seeds"]]
-    try:
-        pair = [_evidence(f, keys) for f in (run, other)]
-        require_aligned({f"{i} {k}": e for i, found in enumerate(pair) for k, e in found.items()})
-    except PrefevalError as error:
-        return stats.undefined(str(error))
+    run: RunFolder, other: RunFolder, betas: Sequence[Mapping[str, Any]], *, reporting: bool
+) -> dict[str, Any]:
+    """What the labels of ``other`` take from a method, and at which β; undefined with the reason.
+
+    ``betas`` are the method's in the verdict of ``run``.
+    """
+    places = [_places(f) for f in (run, other)]
+    shared: dict[float, dict[int, Key]] = {}
+    for b in betas:
+        keys = [Key(b["method"], b["beta"], seed, b["step"]) for seed in b["seeds"]]
+        if both := {k.seed: k for k in keys if all(k in p for p in places)}:
+            shared[b["beta"]] = both
+    seeds = sorted(set.intersection(*(set(keys) for keys in shared.values()))) if shared else []
+    if not seeds:
+        reason = f"{other.path.name} has no β at the same step and seed"
+        return {**records.to_jsonable(stats.undefined(reason)), "betas": ()}
+    equal = {beta: [of_seed[s] for s in seeds] for beta, of_seed in shared.items()}
+    pair = [_evidence(f, p, equal.values()) for f, p in zip((run, other), places, strict=True)]
+    require_aligned({f"{i} {k}": e for i, found in enumerate(pair) for k, e in found.items()})
     clean, noisy = (joint_rates.prompts_of(e, reporting=reporting) for e in pair)
-    return method_table.noise_cost(keys, clean, noisy)
+    cost, compared = method_table.noise_cost(equal, clean, noisy)
+    return {**records.to_jsonable(cost), "betas": compared}
 
 
-def _evidence(run: RunFolder, keys: Sequence[Key]) -> dict[Key, Evidence]:
-    """What was measured of these checkpoints."""
+def _places(run: RunFolder) -> dict[Key, Path]:
+    """Where each checkpoint of a run's results was measured."""
     import pandas as pd
 
     rows = pd.read_parquet(run.results).to_dict("records")
-    places = {Key(*(row[name] for name in Key._fields)): row for row in rows}
+    return {
+        Key(*(row[name] for name in Key._fields)): run.trials / row["trial"] / row["checkpoint"]
+        for row in rows
+    }
+
+
+def _evidence(
+    run: RunFolder, places: Mapping[Key, Path], keys: Iterable[Sequence[Key]]
+) -> dict[Key, Evidence]:
+    """What was measured of these checkpoints."""
     task = Task.read(run.task)
     calibration = measured.read_calibration(task)
-    found = {}
-    for key in keys:
-        if key not in places:
-            at = f"β {key.beta:g}, seed {key.seed}, step {key.step}"
-            raise PrefevalError(f"{run.path.name} has no {key.method} at {at}")
-        folder = run.trials / places[key]["trial"] / places[key]["checkpoint"]
-        found[key] = measured.read_evidence(folder, task, calibration)
-    return found
+    return {
+        k: measured.read_evidence(places[k], task, calibration) for of_beta in keys for k in of_beta
+    }

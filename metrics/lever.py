@@ -26,7 +26,6 @@ from prefeval.metrics.stats import Array, Estimate
 ONE_BETA = "one β, so there is nothing to compare it with"
 NO_COMMON_SEED = "its β have no training seed in common"
 FEW_RATES = "fewer than 2 β have an identified win rate"
-QUIET = "its β differ less than their sampling noise alone would make them"
 
 
 def lever_sensitivity(betas: Sequence[BetaVerdict], prompts: Prompts) -> tuple[Estimate, int]:
@@ -75,30 +74,30 @@ def rms_slope(
     With D the true changes, q = sum of ``changes``² has mean D'D + tr V and variance
     4 D'VD + 2 tr V²; it is taken as a gamma variable with these (Patnaik 1949 does so for the
     noncentral chi-squared), D along ``changes``. The interval holds the D'D under which the
-    observed q is in neither tail.
+    observed q is in neither tail; its upper end takes q to be tr V where it is less, as noise alone
+    has it on average: luck must not make the interval short or empty.
     """
     total, q = float(doublings @ doublings), float(changes @ changes)
     trace = float(np.trace(noise))
     along = float(changes @ noise @ changes) / q if q > 0 else 0.0
     own = 2 * float((noise * noise.T).sum())
 
-    def below(true: float) -> float:
-        """P(a q as small as the observed one)."""
-        mean, variance = true + trace, 4 * true * along + own
-        return float(special.gammainc(mean**2 / variance, q * mean / variance))
+    def solved(p: float, q: float) -> float:
+        """The D'D under which so small a q has the probability ``p``, or 0."""
 
-    def solved(p: float) -> float:
-        if below(0.0) <= p:
+        def excess(true: float) -> float:
+            mean, variance = true + trace, 4 * true * along + own
+            return float(special.gammainc(mean**2 / variance, q * mean / variance)) - p
+
+        if excess(0.0) <= 0:
             return 0.0
         most = q + 1.0
-        while below(most) > p:
+        while excess(most) > 0:
             most *= 2
-        return float(optimize.brentq(lambda true: below(true) - p, 0.0, most))
+        return float(optimize.brentq(excess, 0.0, most))
 
     value = math.sqrt(max(0.0, q - trace) / total)
     if own == 0:  # nothing varies between prompts
         return Estimate(value, 0.0, value, value, n)
-    low, high = (math.sqrt(solved(p) / total) for p in (0.5 + level / 2, 0.5 - level / 2))
-    if high == 0:
-        return Estimate(value, math.nan, math.nan, math.nan, n, QUIET)
-    return Estimate(value, math.nan, low, high, n)
+    low, high = solved(0.5 + level / 2, q), solved(0.5 - level / 2, max(q, trace))
+    return Estimate(value, math.nan, math.sqrt(low / total), math.sqrt(high / total), n)

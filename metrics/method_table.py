@@ -158,10 +158,20 @@ def seed_sensitivity(groups: Sequence[Sequence[Key]], prompts: Prompts) -> Estim
     return seed_spread(values, covariances) if values else stats.undefined(reason)
 
 
-def noise_cost(keys: Sequence[Key], clean: Prompts, noisy: Prompts) -> Estimate:
-    """Points that label noise takes from these seeds of one checkpoint (negative: it loses).
+def noise_cost(
+    betas: Mapping[float, Sequence[Key]], clean: Prompts, noisy: Prompts
+) -> tuple[Estimate, tuple[float, ...]]:
+    """Points that label noise takes (negative: it loses), and the β over which that is the mean.
 
     Noisy less clean at equal method, β, step and seed, paired by prompt: both must hold the same
-    prompts.
+    prompts. ``betas`` are the keys of each β, one a seed, the same seeds for all. A β whose rate
+    is not identified in either is left out.
     """
-    return over_seeds([noisy.lc(k) - clean.lc(k) for k in keys], clean.codes)
+    gaps = {b: [noisy.lc(k) - clean.lc(k) for k in keys] for b, keys in betas.items()}
+    known = {b: found for b, found in gaps.items() if not any(g.reason for g in found)}
+    if not known:
+        reason = next((g.reason for found in gaps.values() for g in found if g.reason), "no β")
+        return stats.undefined(reason, len(clean.codes)), ()
+    by_seed = zip(*known.values(), strict=True)
+    means = [sum(found[1:], found[0]) * (1 / len(found)) for found in by_seed]
+    return over_seeds(means, clean.codes), tuple(sorted(known))
