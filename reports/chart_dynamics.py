@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
@@ -105,13 +106,16 @@ def binned(log: pd.DataFrame, column: str, bins: int = BINS) -> list[tuple[float
     """(mean step, mean value) of at most ``bins`` runs of consecutive steps; batches are noisy."""
     if column not in log or "step" not in log:
         return []
-    data = log[["step", column]].apply(pd.to_numeric, errors="coerce").dropna()
-    if data.empty:
+    found = [pd.to_numeric(log[name], errors="coerce") for name in ("step", column)]
+    data = np.array([values.to_numpy(dtype=np.float64) for values in found])
+    data = data[:, ~np.isnan(data).any(axis=0)]
+    count = data.shape[1]
+    if not count:
         return []
-    size = math.ceil(len(data) / bins)
-    groups = pd.Series(range(len(data)), index=data.index) // size
-    means = data.groupby(groups).mean()
-    return list(zip(means["step"].tolist(), means[column].tolist(), strict=True))
+    starts = np.arange(0, count, math.ceil(count / bins))
+    sizes = np.diff([*starts, count])
+    steps, means = (np.add.reduceat(values, starts) / sizes for values in data)
+    return list(zip(steps.tolist(), means.tolist(), strict=True))
 
 
 def _extremes(panel: Panel) -> list[float]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import pandas as pd
+import numpy as np
 
-from prefeval.metrics import stats
-from prefeval.metrics.evidence import Evidence
-from prefeval.metrics.retention import MARGIN, BehaviourChange, changes
-from prefeval.records import PrefevalError
+from prefeval.metrics import paired, stats
+from prefeval.metrics.evidence import PASSED
+from prefeval.metrics.retention import MARGIN
 from prefeval.reports.files import read_rows
 from prefeval.reports.quantities import Number, fixed, interval, p_text
 from prefeval.reports.run import CheckpointRow, Run
@@ -91,18 +92,33 @@ def _row(row: CheckpointRow, behaviours: tuple[str, ...]) -> tuple[Cell, ...]:
 
 
 def p_values(row: CheckpointRow) -> dict[str, tuple[float, float]]:
-    """Per behaviour (p of any change, p of damage), Holm-corrected, from the saved checks."""
+    """Per behaviour (p of any change, p of damage), Holm-corrected, from the saved checks.
+
+    The same tests as ``metrics.retention.changes``, without a frame: a report has hundreds of
+    checkpoints. Checks that are none (a value but 0 or 1, a prompt twice) claim nothing.
+    """
     saved = read_rows(row.folder / "checks.jsonl") if row.folder is not None else []
-    if not saved:
-        return {}
-    try:
-        found = changes(Evidence(checks=pd.DataFrame(saved)).checks)
-    except PrefevalError:
-        return {}
-    return dict(zip((c.behaviour for c in found), corrected(found), strict=True))
+    asked = _by_behaviour(saved)
+    columns = [zip(*rows, strict=True) if rows else ([], [], []) for rows in asked.values()]
+    tested = [paired.paired_change(*three, margin=MARGIN / 100) for three in columns]
+    different = stats.holm([c.p_different for c in tested])
+    worse = stats.holm(np.nan_to_num([c.p_worse for c in tested], nan=1.0))
+    return dict(zip(asked, zip(different.tolist(), worse.tolist(), strict=True), strict=True))
 
 
-def corrected(found: list[BehaviourChange]) -> list[tuple[float, float]]:
-    """(p of any change, p of damage) of every behaviour, each corrected over the behaviours."""
-    different = stats.holm([c.p_different for c in found])
-    return [(float(p), c.p_worse_holm) for p, c in zip(different, found, strict=True)]
+def _by_behaviour(
+    saved: Sequence[Mapping[str, Any]],
+) -> dict[str, list[tuple[float, float, str]]]:
+    """Each behaviour's (passed, ref_passed, cluster), in order of its name, then of prompts;
+    without prompts on which a check raised. Empty when the checks are broken."""
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    seen: set[str] = set()
+    for record in sorted(saved, key=lambda r: (str(r.get("behaviour")), str(r.get("prompt_id")))):
+        prompt, now, before = str(record.get("prompt_id")), *map(record.get, PASSED)
+        if prompt in seen or any(v not in (0, 1, None) for v in (now, before)):
+            return {}
+        seen.add(prompt)
+        rows = found.setdefault(str(record.get("behaviour")), [])
+        if now is not None and before is not None:
+            rows.append((now, before, str(record.get("cluster") or prompt)))
+    return found

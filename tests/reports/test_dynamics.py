@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 
 from prefeval import reports
 from prefeval.harness.results import _bends
 from prefeval.records import read_json, write_json, write_jsonl
 from prefeval.reports import chart_position, verdict
-from prefeval.reports.chart_dynamics import bends
+from prefeval.reports.chart_dynamics import bends, binned
 from prefeval.reports.run import load
 
 
@@ -61,3 +63,18 @@ def test_kl_by_position_is_drawn_where_it_was_saved(real_run: Path, tmp_path: Pa
     drawn = str(chart_position.kl_by_position(read, found))
     assert "token 1: 1.100 [" in drawn
     assert "tokens 2-3: 0.500 [0.500, 0.500] nats/token, n = 18 tokens" in drawn
+
+
+def test_curves_are_means_of_neighbouring_steps_without_those_that_are_no_number() -> None:
+    rows = [{"step": s, "delta_chosen": -0.1 * s * s} for s in range(1, 151)]
+    rows[10]["delta_chosen"] = "nan"
+    rows[20]["delta_chosen"] = None
+    kept = [r for i, r in enumerate(rows) if i not in (10, 20)]
+    groups = [kept[i : i + 3] for i in range(0, len(kept), 3)]  # 148 steps, at most 60 points
+    expected = [
+        (sum(r["step"] for r in g) / len(g), sum(r["delta_chosen"] for r in g) / len(g))
+        for g in groups
+    ]
+    found = binned(pd.DataFrame(rows), "delta_chosen")
+    assert found == [pytest.approx(point) for point in expected]
+    assert binned(pd.DataFrame(rows), "delta_rejected") == []
