@@ -5,3 +5,12 @@ Importing this package imports nothing heavy; the parts are
 """
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """``PrefevalCallback``, which imports transformers, when it is asked for."""
+    if name == "PrefevalCallback":
+        from prefeval.harness.callback import PrefevalCallback
+
+        return PrefevalCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
