@@ -41,7 +41,9 @@ class RunState:
     state: str
     live: bool
     trials: tuple[TrialState, ...]
+    measured: int
     checkpoints: tuple[CheckpointState, ...]
+    """those that are measured, where the run was read whole"""
     manifest: Row
     summary: Row
     events: tuple[Row, ...]
@@ -52,13 +54,13 @@ class RunState:
     @property
     def total(self) -> int:
         """Trials, or the checkpoints of an ``eval``."""
-        return len(self.trials) or len(self.checkpoints)
+        return len(self.trials) or self.measured
 
     @property
     def done(self) -> int:
         """How many of them are finished."""
         finished = sum(t.state in ("finished", "trained") for t in self.trials)
-        return finished if self.trials else len(self.checkpoints)
+        return finished if self.trials else self.measured
 
     @property
     def failed(self) -> int:
@@ -73,9 +75,12 @@ class RunState:
         return sum(t.share for t in self.trials) / len(self.trials) if self.trials else 0.0
 
 
-def read(folder: Path, files: Files, now: float) -> RunState:
+def read(folder: Path, files: Files, now: float, *, whole: bool = True) -> RunState:
     """The state of the run in ``folder`` at ``now`` (seconds since the epoch); never raises for
-    what a run folder may hold."""
+    what a run folder may hold.
+
+    Not ``whole`` is what a table of runs needs: no checkpoints, no curves of what is over.
+    """
     run = RunFolder(folder)
     live = run.is_in_use
     manifest = files.object(run.manifest, _manifest)
@@ -84,14 +89,15 @@ def read(folder: Path, files: Files, now: float) -> RunState:
     is_eval = (folder / "checkpoints").is_dir()  # whose one planned trial is a form
     session = mtime(folder / LOCK) if live else math.inf
     planned = [] if is_eval else manifest["trials"]
-    trials = read_trials(run, files, planned, summary["failed"], events, session)
-    checkpoints = _checkpoints(run, files, trials)
+    trials = read_trials(run, files, planned, summary["failed"], events, session, whole=whole)
+    measured = sum(t.measured for t in trials) + len(_labels(folder))
     state, error = _state(run, live, trials, summary, events)
     return RunState(
         state=state,
         live=live,
         trials=trials,
-        checkpoints=checkpoints,
+        measured=measured,
+        checkpoints=_checkpoints(run, files, trials) if whole else (),
         manifest=manifest,
         summary=summary,
         events=tuple(events[-EVENTS:]),
@@ -136,12 +142,16 @@ def _checkpoints(
                 step = int(name[11:]) if name[11:].isdecimal() else 0
                 numbers = files.object(path, _metrics)
                 found.append(CheckpointState(t.name, t.method, t.beta, t.seed, step, "", numbers))
-    for label in subfolders(run.path / "checkpoints"):
-        path = run.path / "checkpoints" / label / "metrics.json"
-        if mark(path):
-            numbers = files.object(path, _metrics)
-            found.append(CheckpointState("", "", math.nan, 0, 0, label, numbers))
+    for label in _labels(run.path):
+        numbers = files.object(run.path / "checkpoints" / label / "metrics.json", _metrics)
+        found.append(CheckpointState("", "", math.nan, 0, 0, label, numbers))
     return tuple(found)
+
+
+def _labels(folder: Path) -> list[str]:
+    """The measured checkpoints of an ``eval``."""
+    where = folder / "checkpoints"
+    return [name for name in subfolders(where) if mark(where / name / "metrics.json")]
 
 
 def _metrics(saved: Row) -> Row:

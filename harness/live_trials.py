@@ -64,8 +64,13 @@ class _Shared:
     """when whoever is at work began (seconds since the epoch); infinite where nobody is"""
     started: Mapping[str, float]
     ended: Mapping[str, Row]
-    examples: Mapping[str, int]
-    """how many the reference was scored on, by kind"""
+    reference: Path
+    whole: bool
+
+    def examples(self) -> dict[str, int]:
+        """How many the reference was scored on, by kind."""
+        kinds = ("pairs", "thumbs")
+        return {k: self.files.lines(self.reference / f"train_{k}.jsonl") for k in kinds}
 
 
 def read_trials(
@@ -75,8 +80,13 @@ def read_trials(
     failed: Mapping[str, Row],
     events: Sequence[Row],
     session: float,
+    *,
+    whole: bool,
 ) -> tuple[TrialState, ...]:
-    """Every trial that is planned or has a folder; ``failed`` are those that the summary lists."""
+    """Every trial that is planned or has a folder; ``failed`` are those that the summary lists.
+
+    Unless they are read ``whole``, those that are over come without steps and curves.
+    """
     started: dict[str, float] = {}
     ended = dict(failed)
     for row in events:
@@ -86,9 +96,7 @@ def read_trials(
             ended.pop(job, None)
         elif row.get("event") in ("done", "failed"):
             ended[job] = row
-    kinds = ("pairs", "thumbs")
-    examples = {k: files.lines(run.reference / f"train_{k}.jsonl") for k in kinds}
-    shared = _Shared(files, session, started, ended, examples)
+    shared = _Shared(files, session, started, ended, run.reference, whole)
     return tuple(
         _trial(run.trials / name, shared)
         for name in dict.fromkeys([*planned, *subfolders(run.trials)])
@@ -96,17 +104,22 @@ def read_trials(
 
 
 def _trial(folder: Path, shared: _Shared) -> TrialState:
-    about = shared.files.object(folder / "trial.json", dict)
-    log = shared.files.rows(folder / "train.jsonl", ("step", *CURVES))
+    state = _state(folder, shared)
+    about: Row = {}
+    log: list[Row] = []
+    if shared.whole or state not in OVER:
+        about = shared.files.object(folder / "trial.json", dict)
+        log = shared.files.rows(folder / "train.jsonl", ("step", *CURVES))
     saved = [name for name in subfolders(folder) if name.startswith("checkpoint-")]
     started = shared.started.get(folder.name, math.nan)
     ended = shared.ended.get(folder.name, {})
     method, beta, seed = _of_name(folder.name)
     method = str(about.get("method") or method)
-    state = _state(folder, shared, bool(log))
     last = log[-1] if log else {}
     step = last["step"] if isinstance(last.get("step"), int) else 0
-    is_trained = state in ("measuring", "finished", "trained")
+    steps: int | None = step
+    if state not in ("measuring", "finished", "trained"):
+        steps = planned_steps(about.get("settings"), method, shared.examples()) if about else None
     return TrialState(
         name=folder.name,
         method=method,
@@ -114,7 +127,7 @@ def _trial(folder: Path, shared: _Shared) -> TrialState:
         seed=seed,
         state=state,
         step=step,
-        steps=step if is_trained else planned_steps(about.get("settings"), method, shared.examples),
+        steps=steps,
         saved=len(saved),
         measured=sum(mark(folder / name / "metrics.json") is not None for name in saved),
         error=str(ended.get("error") or "no reason was noted") if state == "failed" else "",
@@ -125,7 +138,7 @@ def _trial(folder: Path, shared: _Shared) -> TrialState:
     )
 
 
-def _state(folder: Path, shared: _Shared, has_log: bool) -> str:
+def _state(folder: Path, shared: _Shared) -> str:
     ended = shared.ended.get(folder.name, {}).get("event")
     if ended == "failed":
         return "failed"
@@ -133,6 +146,8 @@ def _state(folder: Path, shared: _Shared, has_log: bool) -> str:
         return "finished"
     if ended == "done":
         return "trained"
+    log = mark(folder / "train.jsonl")
+    has_log = log is not None and log.size > 0
     if math.isinf(shared.session):
         return "stopped" if has_log else "not started"
     started = shared.started.get(folder.name, 0.0)

@@ -157,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
         name, rest = "/".join(names[:cut]), "/".join(names[cut:])
         if not rest and not ends:
             self._redirect(self.path.partition("?")[0] + "/")
-        elif rest == REPORT or (not rest and site.is_over(folder)):
+        elif rest == REPORT or (not rest and site.is_over(name, folder)):
             self._send_report(name, folder, must=bool(rest))
         elif rest in ("", "live"):
             self._send_page(live_page.run(site.detail(name, folder)))

@@ -43,7 +43,8 @@ class Site:
         self.root = root
         self._clock = clock
         self._files = Files()
-        self._idle: dict[Path, tuple[tuple[Mark | None, ...], RunState]] = {}
+        self._idle: dict[Path, tuple[tuple[Mark | None, ...], dict[str, Any]]] = {}
+        self._folders: dict[Path, RunFolder] = {}
         self._lock = threading.Lock()
 
     @property
@@ -64,42 +65,46 @@ class Site:
 
     def runs(self) -> list[dict[str, Any]]:
         """A row a run, those at work first, then the newest."""
-        rows = [self._row(name, self.state(path), path) for name, path in self.folders().items()]
+        rows = [self.row(name, path) for name, path in self.folders().items()]
         rows.sort(key=lambda row: row["name"])
         rows.sort(key=lambda row: (row["live"], row["started"] or ""), reverse=True)
         return rows
 
-    def is_over(self, folder: Path) -> bool:
-        """Whether a run has ended with something to report."""
-        state = self.state(folder)
-        return state.state in ("finished", "failed trials") and bool(state.checkpoints)
-
-    def state(self, folder: Path) -> RunState:
-        """A run's state; of one at which nobody works it is read once while its files stay."""
-        run = RunFolder(folder)
+    def row(self, name: str, folder: Path) -> dict[str, Any]:
+        """A run in a row; of one at which nobody works it is read once while its files stay."""
         with self._lock:
+            run = self._folders.get(folder) or self._folders.setdefault(folder, RunFolder(folder))
             marks = (mark(run.manifest), mark(run.summary), mark(run.journal), mark(run.results))
             known = self._idle.get(folder)
             if known is not None and known[0] == marks and not run.is_in_use:
                 return known[1]
-            state = live_state.read(folder, self._files, self._clock())
+            row = _row(name, self._read(folder, whole=False), folder)
             self._idle.pop(folder, None)
-            if not state.live:
-                self._idle[folder] = marks, state
-            return state
+            if not row["live"]:
+                self._idle[folder] = marks, row
+            return row
+
+    def is_over(self, name: str, folder: Path) -> bool:
+        """Whether a run has ended with something to report."""
+        row = self.row(name, folder)
+        return row["state"] in ("finished", "failed trials") and row["measured"] > 0
 
     def detail(self, name: str, folder: Path) -> dict[str, Any]:
         """All that a run's live page shows."""
-        state = self.state(folder)
+        with self._lock:
+            state = self._read(folder, whole=True)
         return _plain(
             {
-                "run": {**self._row(name, state, folder), "command": state.manifest["command"]},
+                "run": {**_row(name, state, folder), "command": state.manifest["command"]},
                 "trials": _trials(state),
                 "checkpoints": [_checkpoint(c) for c in _sorted(state.checkpoints)],
                 "events": [_event(e) for e in reversed(state.events)],
                 "files": [f for f in self.files(folder) if f != REPORT],
             }
         )
+
+    def _read(self, folder: Path, *, whole: bool) -> RunState:
+        return live_state.read(folder, self._files, self._clock(), whole=whole)
 
     def files(self, folder: Path) -> dict[str, Path]:
         """The files of a run that may be fetched, by name; none that lies outside of it."""
@@ -112,30 +117,31 @@ class Site:
             if mark(p) and p.resolve().is_relative_to(inside)
         }
 
-    def _row(self, name: str, state: RunState, folder: Path) -> dict[str, Any]:
-        manifest = state.manifest
-        methods = sorted(manifest["methods"], key=lambda m: (method_index(m), m))
-        return _plain(
-            {
-                "name": name,
-                "href": f"/run/{quote(os.fsencode(name))}/",
-                "state": state.state,
-                "live": state.live,
-                "share": round(state.share, 3),
-                "done": state.done,
-                "total": state.total,
-                "failed": state.failed,
-                "left": duration(state.left) if math.isfinite(state.left) else "",
-                "measured": len(state.checkpoints),
-                "methods": ", ".join(method_name(m) for m in methods) if state.trials else "",
-                "model": manifest["model"],
-                "data": manifest["data"],
-                "best": _best(state),
-                "started": _iso(state.started),
-                "error": state.error,
-                "path": shlex.quote(str(folder)),
-            }
-        )
+
+def _row(name: str, state: RunState, folder: Path) -> dict[str, Any]:
+    manifest = state.manifest
+    methods = sorted(manifest["methods"], key=lambda m: (method_index(m), m))
+    return _plain(
+        {
+            "name": name,
+            "href": f"/run/{quote(os.fsencode(name))}/",
+            "state": state.state,
+            "live": state.live,
+            "share": round(state.share, 3),
+            "done": state.done,
+            "total": state.total,
+            "failed": state.failed,
+            "left": _left(state.left),
+            "measured": state.measured,
+            "methods": ", ".join(method_name(m) for m in methods) if state.trials else "",
+            "model": manifest["model"],
+            "data": manifest["data"],
+            "best": _best(state),
+            "started": _iso(state.started),
+            "error": state.error,
+            "path": shlex.quote(str(folder)),
+        }
+    )
 
 
 def _is_run(folder: Path) -> bool:
@@ -157,6 +163,13 @@ def _runs(folder: Path, inside: Path, depth: int) -> Iterator[Path]:
             yield path
         elif depth > 1:
             yield from _runs(path, inside, depth - 1)
+
+
+def _left(seconds: float) -> str:
+    """A time to wait; minutes where a guess in seconds would only flicker."""
+    if math.isnan(seconds):
+        return ""
+    return f"{round(seconds / 60)} min" if 100 <= seconds < 3600 else duration(seconds)
 
 
 def _sorted(items: Any) -> list[Any]:

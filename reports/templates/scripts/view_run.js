@@ -27,8 +27,8 @@ const runPage = () => {
     } },
     column("loss", "loss"), column("Δchosen", "delta_chosen", "change of the chosen answers' log-probability, nats/sequence"),
     column("KL", "kl", "from the reference, nats/sequence"),
-    { head: "LC WR, % [95%]", title: "of its last measured checkpoint", of: (t) => t.lc, value: (t) => t.lc?.value, show: (cell, lc) => { if (lc) rateText(cell, lc); else cell.replaceChildren(); } },
     { ...column("reward", "reward"), className: "curve reward" },
+    { head: "LC WR, % [95%]", title: "of its last measured checkpoint", of: (t) => t.lc, value: (t) => t.lc?.value, show: (cell, lc) => { if (lc) rateText(cell, lc); else cell.replaceChildren(); } },
   ], (t) => t.name);
   const checkpoints = table($("checkpoints"), [
     { head: "checkpoint", className: "l", of: label, show: marked, value: (c) => c.label },
