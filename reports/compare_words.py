@@ -19,7 +19,7 @@ TITLES = {
     "kl": "KL",
     "entropy": "entropy",
     "length_ratio": "length",
-    "paired_length_ratio": "length, by prompt",
+    "paired_length_ratio": "length per prompt",
     "eos_rate": "ended answers",
     "distinct": "distinct samples",
     "delta_chosen": "Δchosen",
