@@ -34,6 +34,7 @@ from prefeval.harness.executors.inline import InlineExecutor
 from prefeval.harness.measured import read_metrics
 from prefeval.harness.run_folder import CHECKPOINT, RunFolder
 from prefeval.harness.settings import SweepConfig
+from prefeval.harness.steps import disk_errors
 from prefeval.records import MetricResult, PrefevalError, Trial
 
 if TYPE_CHECKING:
@@ -179,11 +180,30 @@ class Stream:
             raise PrefevalError(f"there is no metric {metric!r}; there are {some}, ...")
         return measured.metrics[metric].value
 
-    def finish(self) -> Selection | None:
-        """Write the verdict over all steps and the report; None where nothing is measured."""
+    def finish(self, log: Path | None = None) -> Selection | None:
+        """Write the verdict over all steps and the report; None where nothing is measured.
+
+        ``log`` is the training's log or the folder that holds it: its rows are kept beside the
+        checkpoints, where diagnoses read them.
+        """
         folder, task = self.run.folder, self.run.task
+        if log is not None:
+            self._take_log(log)
         warnings = [*self.run.warnings, *check_notes(folder.path)]
         return results.conclude(folder, task, [self.trial], {}, warnings)
+
+    def _take_log(self, log: Path) -> None:
+        """The steps of a training's log by prefeval's names; none where it has no log yet."""
+        from prefeval.harness import training_log
+
+        try:
+            rows = training_log.read(log).train.to_dict("records")
+        except PrefevalError:
+            return
+        known = [{k: v for k, v in row.items() if v == v} for row in rows]
+        rows_ = [{**row, "step": int(row["step"])} for row in known if "step" in row]
+        with disk_errors(self.folder):
+            records.write_jsonl(self.folder / "train.jsonl", rows_)
 
     def _measured_folders(self) -> list[Path]:
         return sorted(f.parent for f in self.folder.glob(f"checkpoint-*/{METRICS}"))

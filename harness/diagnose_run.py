@@ -109,7 +109,7 @@ class Reader:
         settings = saved.get("settings") or {}
         if measured_at and train is not None:
             signals |= _against_held_out(train, signals, settings)
-        if not settings.get("rounds"):
+        if not (settings.get("rounds") or settings.get("trainer")):  # it learned from other data
             signals |= self._trained_on(method, settings, measured_at)
         found = diagnosis.diagnose(signals, method=method)
         return Subject(

@@ -238,7 +238,7 @@ class Watch:
 
     def _conclude(self) -> None:
         self.say.status("writing the verdict and the report")
-        self.stream.finish()
+        self.stream.finish(log=self.asked.folder)
         self._concluded = time.monotonic()
 
     def _stop_training(self) -> None:

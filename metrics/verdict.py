@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from prefeval.metrics.evidence import Evidence
+from prefeval.metrics.next_command import OFFLINE, ROLLOUTS
 from prefeval.metrics.retention import BehaviourChange
 from prefeval.metrics.selection import BetaVerdict, Rate, Recommendation, Window
 
@@ -102,7 +103,7 @@ def _best_point(
 
 def _extension(method: str, best: float, edge: str) -> str:
     """The grid to run next, half a decade on: "--methods dpo --beta 0.3:1"."""
-    if not edge or not best > 0:
+    if not edge or not best > 0 or method not in OFFLINE | ROLLOUTS:  # a sweep runs no other
         return ""
     low = nice(best / HALF_A_DECADE) if edge in ("low", "only") else best
     high = nice(best * HALF_A_DECADE) if edge in ("high", "only") else best
@@ -129,10 +130,11 @@ def _window_text(
         text += f", except {_join([f'{g:.3g}' for g in gaps])}"
     if not edge:
         return text
+    further = f": try {extension}" if extension else ""
     if all(b.damaged for b in ranked):
-        return f"{text}; every β does damage: try {extension}"
+        return f"{text}; every β does damage{further}"
     where = "the only one tried" if edge == "only" else f"the {edge} end of the grid"
-    return f"{text}; the best point, {best:.3g}, is {where}: try {extension}"
+    return f"{text}; the best point, {best:.3g}, is {where}{further}"
 
 
 def sentence(
