@@ -26,7 +26,7 @@ const runPage = () => {
       cell.replaceChildren(...(open ? [bar(share), " "] : []), make("small", words));
     } },
     column("loss", "loss"), column("Δchosen", "delta_chosen", "change of the chosen answers' log-probability, nats/sequence"),
-    column("KL", "kl", "from the reference, nats/sequence"),
+    column("KL", "kl", "the trainer's estimate on its batches, nats/sequence; below it is measured on the policy's own answers"),
     { ...column("reward", "reward"), className: "curve reward" },
     { head: "LC WR, % [95%]", title: "of its last measured checkpoint", of: (t) => t.lc, value: (t) => t.lc?.value, show: (cell, lc) => { if (lc) rateText(cell, lc); else cell.replaceChildren(); } },
   ], (t) => t.name);
