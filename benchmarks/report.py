@@ -4,8 +4,8 @@
     python benchmarks/report.py --run DIR     # of a run folder that is there
 
 The run is made up (report_run.py): distinct answers of 60 to 200 words that compress as prose does.
-``prefeval report`` is timed as a new process, imports and all; what its page holds is counted in the
-page. In headless Chromium "usable" is from navigation until a click on a method has acted and
+``prefeval report`` is timed as a new process, imports and all; what its page holds is counted in
+the page. In headless Chromium "usable" is from navigation until a click on a method has acted and
 the first answers are shown. Beside it stands the plainest page of the same completions: pandas'
 ``to_html``. Medians; ends with 1 when a limit is broken. On a busy machine read the processor time.
 """
