@@ -25,12 +25,17 @@ def read_object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     return value
 
 
-def read_rows(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
-    """The rows of a JSONL file, or none when it is missing or broken (then named)."""
+def read_rows(
+    path: Path, problems: list[str] | None = None, *, growing: bool = False
+) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, or none when it is missing or broken (then named).
+
+    ``growing``: a run may be writing its last line just now.
+    """
     if not path.exists():
         return []
     try:
-        return [row for row in read_jsonl(path) if isinstance(row, dict)]
+        return [row for row in read_jsonl(path, growing=growing) if isinstance(row, dict)]
     except (PrefevalError, OSError) as error:
         if problems is not None:
             problems.append(str(error))

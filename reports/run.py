@@ -256,7 +256,7 @@ def _trials(folder: Path, names: Sequence[str], problems: list[str]) -> Iterator
             yield TrialLog(name, *key[:3], "not started", "", pd.DataFrame())
             continue
         key = _key(read_object(path / "trial.json", problems), 0)
-        log = pd.DataFrame(read_rows(path / "train.jsonl", problems))
+        log = pd.DataFrame(read_rows(path / "train.jsonl", problems, growing=True))
         done = (path / "costs.json").exists()
         yield TrialLog(name, *key[:3], "finished" if done else "unfinished", "", log)
 

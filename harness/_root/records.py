@@ -214,12 +214,16 @@ def read_json(path: Path) -> Any:
         raise PrefevalError(f"{path} is not valid JSON ({error}); delete it, run again") from error
 
 
-def read_jsonl(path: Path) -> list[Any]:
-    """Read a JSONL file; a broken line is named by its number."""
+def read_jsonl(path: Path, *, growing: bool = False) -> list[Any]:
+    """Read a JSONL file; a broken line is named by its number.
+
+    Of a ``growing`` file, which is appended to as it is read, a last line without its end is left
+    out.
+    """
     rows = []
     with path.open(encoding="utf-8") as handle:
         for number, line in enumerate(handle, 1):
-            if line.strip():
+            if line.strip() and not (growing and not line.endswith("\n")):
                 try:
                     rows.append(json.loads(line))
                 except json.JSONDecodeError as error:

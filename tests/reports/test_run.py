@@ -116,3 +116,18 @@ def test_results_of_single_checkpoints_are_refused_by_the_missing_column(copy: P
     pd.DataFrame({"checkpoint": ["a"], "kl": [1.0]}).to_parquet(copy / "results.parquet")
     with pytest.raises(PrefevalError, match="no column beta, method, seed, step"):
         runs.load(copy)
+
+
+def test_a_log_line_that_is_being_written_is_left_out_and_the_rest_is_read(
+    synthetic: ModuleType, tmp_path: Path
+) -> None:
+    folder = synthetic.write_run(tmp_path / "run", grid={"dpo": (0.1,)}, finished=False)
+    log = next(folder.glob("trials/dpo-b0.1-*/train.jsonl"))
+    whole = log.read_text(encoding="utf-8")
+    log.write_text(whole + '{"step": 141, "loss"', encoding="utf-8")
+    run = runs.load(folder)
+    trial = next(t for t in run.trials if t.name == log.parent.name)
+    assert len(trial.log) == whole.count("\n")
+    assert not [p for p in run.problems if "train.jsonl" in p]
+    log.write_text('{"step": 1, "loss"\n' + whole, encoding="utf-8")
+    assert [p for p in runs.load(folder).problems if "train.jsonl:1" in p]
