@@ -147,7 +147,7 @@ def _judged(joined: Joined) -> Iterator[Difference]:
     columns = {
         "win_rate": (a["preference"], b["preference"]),
         "true_win_rate": (a["true_preference"], b["true_preference"]),
-        "flip_rate": (_flips(a), _flips(b)),
+        "flip_rate": (flips(a), flips(b)),
     }
     for name, (first, second) in columns.items():
         read = (first.notna() & second.notna()).to_numpy()
@@ -165,7 +165,7 @@ def _judged(joined: Joined) -> Iterator[Difference]:
         yield _noted(line, f"{unread} prompts without a verdict are left out" if unread else "")
 
 
-def _flips(judgments: pd.DataFrame) -> pd.Series[float]:
+def flips(judgments: pd.DataFrame) -> pd.Series[float]:
     """1 where the winner changes with the order, 0 where not, NaN where one was not read."""
     first, second = (
         np.sign((judgments[f"preference_{side}"] - 0.5).round(9)) for side in ("first", "second")
