@@ -124,7 +124,7 @@ class PrefevalCallback(TrainerCallback):  # type: ignore[misc]
     def _forget(self) -> None:
         """As before the first training."""
         self._process: Process | None = None
-        self._pending = 0
+        self._pending = self._count = 0
         self._over = False
         self._broken = ""
         self._told: set[str] = set()
@@ -188,9 +188,7 @@ class PrefevalCallback(TrainerCallback):  # type: ignore[misc]
             while reply is None:
                 reply = self._process.reply(ROUND)
             if reply.get("report"):
-                log.warning(
-                    "prefeval: evaluated %d checkpoints: %s", len(self._steps), reply["report"]
-                )
+                log.warning("prefeval: evaluated %d checkpoints: %s", self._count, reply["report"])
         if self._process is not None:
             self._process.close()
             self._process = None
@@ -246,6 +244,7 @@ class PrefevalCallback(TrainerCallback):  # type: ignore[misc]
             self._fail(reply, state)
             return
         rows = {row["step"]: row for row in reply["rows"]}
+        self._count = len(rows)
         if reply["kind"] == "opened":
             self._steps |= set(rows)
             trackers.restore(rows, state)
@@ -262,6 +261,9 @@ class PrefevalCallback(TrainerCallback):  # type: ignore[misc]
         if reply["stop"] and not control.should_training_stop:
             self.stopped = reply["stop"]
             control.should_training_stop = True
+            self._pending = min(self._pending, 1)  # what is not begun is not needed
+            if self._process is not None:
+                self._process.cancel()
             if state.is_world_process_zero:
                 log.warning(
                     "prefeval: training stops at step %d by %s: %s; the best checkpoint is "

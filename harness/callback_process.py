@@ -39,7 +39,7 @@ LAUNCHER = (
 
 
 class Process:
-    """A worker with its outstanding requests; one that dies is started again, once in a row."""
+    """A worker and what it is to do, in order; one that dies is started again, once in a row."""
 
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
@@ -67,9 +67,15 @@ class Process:
         self._end = weakref.finalize(self, _kill, self._child)
 
     def ask(self, request: Mapping[str, Any]) -> None:
-        """Send a request; its reply comes after those of the requests before it."""
+        """Ask after all that was asked before; one request is sent at a time."""
         self._waiting.append(dict(request))
-        self._send(request)
+        if len(self._waiting) == 1:
+            self._send(request)
+
+    def cancel(self) -> None:
+        """Take back what is asked for and not begun."""
+        while len(self._waiting) > 1:
+            self._waiting.pop()
 
     def open(self, upto: int) -> None:
         """Ask for the stream to be opened, for a training that is at step ``upto``."""
@@ -106,6 +112,8 @@ class Process:
                 self._deaths = 0
                 found: dict[str, Any] = json.loads(line)
                 self._upto = max(self._upto, found.get("step") or 0)
+                if self._waiting:
+                    self._send(self._waiting[0])
                 return found
             if time.monotonic() >= until:
                 return None
@@ -141,13 +149,12 @@ class Process:
             log = Path(self._opening.out) / LOG
             error = f"the process that evaluates {why} twice in a row; its messages are in {log}"
             return {"kind": "gone", "error": error, "step": step}
-        self._end.detach()
+        self._end()  # its pipes
         self._start()
         if "open" not in self._waiting[0]:
             self._unasked = 1
             self._send(self._open_request())
-        for request in self._waiting:
-            self._send(request)
+        self._send(self._waiting[0])
         return None
 
     def close(self) -> None:
