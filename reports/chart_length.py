@@ -151,9 +151,12 @@ def step_frame(
     return svg.frame(*size, (0, last * room), _ratio_range(shown), margins=MARGINS)
 
 
-def beta_frame(shown: Sequence[CheckpointRow], size: tuple[float, float] = SIZE) -> Frame:
-    """Axes of the ratio against log β."""
-    x_range = svg.log_padded(c.key.beta for c in shown)
+def beta_frame(
+    shown: Sequence[CheckpointRow], size: tuple[float, float] = SIZE, room: float = 0.0
+) -> Frame:
+    """Axes of the ratio against log β, longer by a share ``room``: labels stand behind the last."""
+    low, high = svg.log_padded(c.key.beta for c in shown)
+    x_range = (low, high * (high / low) ** room)
     return svg.frame(*size, x_range, _ratio_range(shown), log_x=True, margins=MARGINS)
 
 

@@ -68,7 +68,7 @@ def _over_steps(sheet: Sheet, rows: Sequence[CheckpointRow], verdict: Verdict) -
 
 
 def _over_betas(sheet: Sheet, rows: Sequence[CheckpointRow]) -> None:
-    f = chart.beta_frame(rows, SIZE)
+    f = chart.beta_frame(rows, SIZE, room=0.25)
     area = _ratios(sheet, f, 2, "β (log)", f.x.ticks(5))
     by_seed = sorted(rows, key=lambda c: (c.key.method, c.key.seed, c.key.beta))
     _lines(area, by_seed, lambda c: c.key.beta, lambda c: (c.key.method, c.key.seed), start=[])

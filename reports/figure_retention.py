@@ -15,7 +15,8 @@ from prefeval.reports.sheet import Area, Sheet
 from prefeval.reports.svg import Frame
 from prefeval.reports.verdict import Verdict
 
-ROW, NAMES, COLUMNS = 13.0, 78.0, 6  # px: a row, the names' column; behaviours beside each other
+ROW, TALLEST = 13.0, 26.0  # px: the row of a β with one seed, with many
+NAMES, COLUMNS = 78.0, 6  # px: the names' column; behaviours beside each other
 Line = tuple[CheckpointRow, tuple[Cell, ...]]
 
 
@@ -27,7 +28,9 @@ def figures(run: Run, verdict: Verdict) -> Iterator[Drawn]:
     if not behaviours or not rows:
         return
     columns = min(len(behaviours), COLUMNS)
-    width, height = (TWO - NAMES) / columns, 62 + ROW * len(rows)
+    seeds = max(map(len, rows))
+    row = ROW if seeds == 1 else min(0.8 * ROW * seeds, TALLEST)
+    width, height = (TWO - NAMES) / columns, 62 + row * len(rows)
     sheet = Sheet(TWO, height * math.ceil(len(behaviours) / columns))
     cells = [cell for _, line in lines for cell in line]
     x_range = svg.padded(
