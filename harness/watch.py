@@ -86,6 +86,16 @@ def _asked(options: Mapping[str, Any]) -> Watching:
     )
 
 
+@dataclass(frozen=True)
+class Look:
+    """What there was: ready to measure, by step; still changing; at rest and not whole."""
+
+    at: float
+    ready: tuple[Found, ...]
+    changing: tuple[Found, ...]
+    broken: tuple[Found, ...]
+
+
 class Watch:
     """Looks, measures, and looks again, until there is a reason to end."""
 
@@ -99,22 +109,22 @@ class Watch:
         self._seen: dict[Path, int] = {}
         self._told: set[tuple[Path, str]] = set()
         self._durations: list[float] = []
-        self._concluded: float | None = None
+        self._concluded, self._stale = time.monotonic(), False
 
     def run(self) -> int:
         """Until the stop file, idle time, or with ``--once`` the last one there; the exit code."""
         self._remember()
         with self.say.at_work():
             while True:
-                ready, unfinished = self._look()
-                if ready:
-                    self._measure(ready[0], waiting=len(ready) - 1)
+                look = self._look()
+                if look.ready:
+                    self._measure(look.ready[0], waiting=len(look.ready) - 1)
                     continue
-                if self._concluded is None:
+                if self._stale:
                     self._conclude()
-                if why := self._why_end(unfinished):
-                    return self._end(why, unfinished)
-                self.say.status(self._waiting_for(unfinished))
+                if why := self._why_end(look):
+                    return self._end(why, look)
+                self.say.status(self._waiting_for(look))
                 time.sleep(self.asked.poll)
 
     def _remember(self) -> None:
@@ -129,12 +139,13 @@ class Watch:
                 self._holds.give_back(left)
         if known:
             self.say.line(f"measured before: step {', '.join(str(m.step) for m in known)}")
+            self._stale = True
             self._stop_training()
 
     # -- looking ------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[list[Found], list[Found]]:
-        """Checkpoints to measure, by step, and those that are not whole.
+    def _look(self) -> Look:
+        """What there is now.
 
         One that still changes holds back the later ones, so that steps come in order; one that
         rests half-written does not.
@@ -142,23 +153,22 @@ class Watch:
         here = watch_files.find(self.asked.folder, self.asked.pattern)
         self._note_deleted(here)
         found = sorted([*here, *self._holds.left_behind()], key=lambda f: f.step)
-        ready: list[Found] = []
-        unfinished: list[Found] = []
-        now, in_order = time.monotonic(), True
+        parts: tuple[list[Found], list[Found], list[Found]] = ([], [], [])
+        ready, changing, broken = parts
+        now = time.monotonic()
         for one in found:
             if one.key in self._done or one.key in self._refused:
                 continue
             if one in here and not self._settled.see(one, now):
-                unfinished.append(one)
-                in_order = False
+                changing.append(one)
             elif why := watch_files.why_not_whole(one, here):
                 self._tell_once(one, f"step {one.step} is not whole: {why}")
-                unfinished.append(one)
-            elif in_order:
+                broken.append(one)
+            elif not changing:
                 ready.append(one)
         if self.asked.keep:
             self._keep(ready)
-        return ready, unfinished
+        return Look(now, *map(tuple, parts))
 
     def _keep(self, ready: list[Found]) -> None:
         for one in ready:
@@ -186,8 +196,8 @@ class Watch:
             self._told.add((found.path, text))
             self.say.line(text)
 
-    def _waiting_for(self, unfinished: list[Found]) -> str:
-        steps = ", ".join(str(f.step) for f in unfinished[:4])
+    def _waiting_for(self, look: Look) -> str:
+        steps = ", ".join(str(f.step) for f in [*look.changing, *look.broken][:4])
         what = f"step {steps} to be whole" if steps else "a checkpoint"
         return f"waiting for {what} in {self.asked.folder}; {len(self._done)} are measured"
 
@@ -217,9 +227,9 @@ class Watch:
         self.say.measured(measured, found, live.duration(took), notes)
         if measured.state == "measured":
             self._durations.append(took)
+            self._stale = True
             self._stop_training()
-            since = time.monotonic() - (self._concluded or -REPORT_EVERY)
-            if not waiting or since > REPORT_EVERY:
+            if waiting and time.monotonic() - self._concluded > REPORT_EVERY:
                 self._conclude()
 
     def _words(self, found: Found, waiting: int) -> str:
@@ -239,7 +249,7 @@ class Watch:
     def _conclude(self) -> None:
         self.say.status("writing the verdict and the report")
         self.stream.finish(log=self.asked.folder)
-        self._concluded = time.monotonic()
+        self._concluded, self._stale = time.monotonic(), False
 
     def _stop_training(self) -> None:
         """Tell the trainer to stop where no gain is shown any more, or take that back."""
@@ -250,35 +260,34 @@ class Watch:
 
     # -- the end ------------------------------------------------------------------------------
 
-    def _why_end(self, unfinished: list[Found]) -> str:
-        """Why to end now that nothing is ready; "" to go on."""
-        idle = time.monotonic() - self._settled.changed
-        if self.asked.idle and idle >= self.asked.idle:
-            return f"nothing new for {live.duration(self.asked.idle)}"
-        at_rest = idle >= self.asked.settle or not unfinished
-        if self.asked.once and at_rest:
+    def _why_end(self, look: Look) -> str:
+        """Why to end where nothing was ready; "" to go on."""
+        if look.changing:
+            return ""
+        if self.asked.once:
             return "--once"
-        if self.asked.stop_file.exists() and at_rest:
+        if self.asked.stop_file.exists():
             return f"{self.asked.stop_file} is there"
+        if self.asked.idle and look.at - self._settled.changed >= self.asked.idle:
+            return f"nothing new for {live.duration(self.asked.idle)}"
         return ""
 
-    def _end(self, why: str, unfinished: list[Found]) -> int:
+    def _end(self, why: str, look: Look) -> int:
         """Say what there is and what there is not."""
-        self._conclude()
         known = self.stream.known()
-        if not known and not self._refused and not unfinished:
+        if not known and not self._refused and not look.broken:
             raise PrefevalError(
                 f"no checkpoint came in {self.asked.folder} ({why}); look at the folder, or name "
                 r"its checkpoints: --pattern 'run-(\d+)'"
             )
-        for one in unfinished:
-            lacks = watch_files.why_not_whole(one, []) or "it still changed"
+        for one in look.broken:
+            lacks = watch_files.why_not_whole(one, look.broken)
             text = f"step {one.step} never was whole: {lacks}"
             self.say.event("unfinished", text, step=one.step, checkpoint=one.path, why=lacks)
         report = self.stream.run.folder.report
         counts = (
-            f"{len(known)} measured, {len(self._refused)} refused, {len(unfinished)} unfinished"
+            f"{len(known)} measured, {len(self._refused)} refused, {len(look.broken)} unfinished"
         )
         said = f"ended: {why}; {counts}" + (f"\nreport: {report}" if known else "")
         self.say.event("ended", said, why=why, report=report if known else None)
-        return EXIT_REFUSED if self._refused or unfinished else 0
+        return EXIT_REFUSED if self._refused or look.broken else 0
