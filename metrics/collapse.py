@@ -38,7 +38,9 @@ def _change(seeds: Sequence[pd.Series[float]], clusters: pd.Series[str]) -> Esti
     if len(prompts) < 2:
         return stats.undefined(FEW, len(prompts))
     codes = stats.cluster_codes([clusters.get(p, p) for p in prompts], len(prompts))
-    return over_seeds([mean_of(100 * np.asarray(s.loc[prompts], dtype=np.float64)) for s in seeds], codes)
+    return over_seeds(
+        [mean_of(100 * np.asarray(s.loc[prompts], dtype=np.float64)) for s in seeds], codes
+    )
 
 
 def _distinct(frame: pd.DataFrame) -> pd.Series[float]:

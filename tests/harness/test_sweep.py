@@ -73,6 +73,17 @@ def test_run_folder_holds_what_its_layout_promises(finished: Path) -> None:
     assert not list(finished.rglob("*.tmp"))
 
 
+def test_a_sweep_saves_the_numbers_of_its_method_table_and_shows_them(finished: Path) -> None:
+    (row,) = records.read_json(finished / "summary.json")["methods"]
+    assert row["method"] == "dpo"
+    assert row["seen"] == 32 * row["step"]
+    assert row["compared"] == 2
+    assert row["numbers"]["kl"]["ci_low"] <= row["numbers"]["kl"]["value"]
+    assert "one training seed" in row["numbers"]["seed"]["reason"]
+    text = (finished / "summary.md").read_text(encoding="utf-8")
+    assert f"\n| DPO (β {row['beta']:g}, step {row['step']} " in text
+
+
 def test_results_have_a_row_a_checkpoint_with_intervals_around_their_values(
     finished: Path,
 ) -> None:
