@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -170,10 +171,23 @@ def sweep(**options: Any) -> int:
         name=options["name"] or None,
         executor=options["executor"],
     )
+    if outcome.selection is None:
+        return _tell_failures(outcome, console)
     _tell(outcome, console, json_output=options["json_output"])
     if options["smoke"]:
         _assert_smoke(outcome.run.path, 1e-4 if config.dtype == "float32" else 1e-2)
     return EXIT_FAILED_TRIALS if outcome.failed else 0
+
+
+def _tell_failures(outcome: Any, console: Any) -> int:
+    """Why no checkpoint was measured; the exit code."""
+    for name, why in outcome.failed.items():
+        console.print(f"{name}: {why}", style="red", markup=False, soft_wrap=True)
+    print(
+        f"prefeval: no checkpoint was measured; see the errors above, and {outcome.run.report}",
+        file=sys.stderr,
+    )
+    return EXIT_FAILED_TRIALS
 
 
 def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
@@ -181,10 +195,6 @@ def _tell(outcome: Any, console: Any, *, json_output: bool) -> None:
     from prefeval.reports import run as runs
     from prefeval.reports import summary, verdict
 
-    if outcome.selection is None:
-        for name, why in outcome.failed.items():
-            console.print(f"{name}: {why}", style="red", markup=False, soft_wrap=True)
-        raise PrefevalError("no checkpoint was measured; see the errors above")
     saved = runs.load(outcome.run.path)
     read = verdict.read(saved)
     if console.is_terminal:

@@ -46,10 +46,17 @@ def conclude(
 ) -> Selection | None:
     """Write results, costs, summary.json and what ``reports.write_all`` does; return the verdict.
 
-    None when no checkpoint was measured: there is nothing to say then.
+    None when no checkpoint was measured: then only what failed is written and reported.
     """
     checkpoints = collect(run, trials)
+    failures = [{"trial": name, "error": why} for name, why in sorted(failed.items())]
     if not checkpoints:
+        counts = {"trials": len(trials), "checkpoints": 0}
+        summary = {"schema": records.SCHEMA_VERSION, "counts": counts, "failed": failures}
+        with steps.disk_errors(run.summary):
+            records.write_json(run.summary, summary | {"warnings": list(warnings), "table": []})
+            if failures:
+                reports.write_all(run.path)
         return None
     rows = _rows(checkpoints)
     _write_tables(run, trials, rows)
@@ -71,7 +78,7 @@ def conclude(
                 "methods": _methods(evidence, selection, settings),
                 "bends": {trial.name: _bends(run.trial(trial)) for trial in trials},
                 "counts": {"trials": len(trials), "checkpoints": len(checkpoints)},
-                "failed": [{"trial": name, "error": why} for name, why in sorted(failed.items())],
+                "failed": failures,
                 "warnings": list(warnings),
                 "table": rows,
             },

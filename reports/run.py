@@ -115,7 +115,9 @@ def load(folder: Path) -> Run:
     planned = [str(name) for name in manifest.get("trials") or ()]
     trials = tuple(_trials(folder, planned, problems))
     checkpoints = _checkpoints(folder, problems)
-    if not checkpoints and all(t.status == "not started" for t in trials):
+    if not (checkpoints or summary.get("failed")) and all(
+        t.status == "not started" for t in trials
+    ):
         raise PrefevalError(
             f"{folder} holds no trial yet; run the sweep (again with --resume) before its report"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from prefeval.metrics import INTERVAL_COLUMNS
@@ -66,7 +66,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to ship and why. ``state`` is "recommended", "none" or "unfinished"."""
+    """What to ship and why. ``state`` is "recommended", "none", "failed" or "unfinished"."""
 
     state: str
     recommended_key: Key | None
@@ -88,6 +88,8 @@ class Verdict:
         if self.recommended_key is not None:
             several = any(len(b.keys) > 1 for b in self.betas)
             return f"Ship {name(self.recommended_key, seeds=several)}"
+        if self.state == "failed":
+            return "No verdict: every trial failed"
         if self.state == "unfinished":
             return "No verdict yet: the run is unfinished"
         return "Ship nothing yet: no β is shown usable"
@@ -141,7 +143,8 @@ def read(run: Run) -> Verdict:
     """The verdict of a run; without a selection the last checkpoint of every β stands for it."""
     saved = run.selection
     if not saved:
-        return _unfinished(run)
+        failed = bool(run.trials) and all(t.status == "failed" for t in run.trials)
+        return _failed(run) if failed else _unfinished(run)
     best = saved.get("recommended") or None
     key = (
         Key(best["method"], float(best["beta"]), int(best["seed"]), int(best["step"]))
@@ -173,6 +176,18 @@ def read(run: Run) -> Verdict:
 def _advice(saved: Mapping[str, Any]) -> Advice:
     """What to do next, as the sweep saved it."""
     return Advice(*(str(saved.get(name) or "") for name in ("kind", "said", "why", "command")))
+
+
+def _failed(run: Run) -> Verdict:
+    """Nothing was measured: say why, each reason once."""
+    reasons = dict.fromkeys(t.error or "no reason was saved" for t in run.trials)
+    return replace(
+        _unfinished(run),
+        state="failed",
+        lc=missing("every trial failed"),
+        text="Mend what the trials say, and run the same command again.",
+        reasons=tuple(Reason("bad", why) for why in reasons),
+    )
 
 
 def _unfinished(run: Run) -> Verdict:

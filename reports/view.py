@@ -59,10 +59,15 @@ def _tile(title: str, text: str, small: str) -> dict[str, str]:
 
 def headline(run: Run, verdict: Verdict) -> dict[str, Any]:
     """The hero: tone, headline, one sentence, path, reasons."""
-    tone = {"recommended": "ok", "none": "bad", "unfinished": "unsure"}[verdict.state]
+    tones = {"recommended": "ok", "none": "bad", "failed": "bad", "unfinished": "unsure"}
+    tone = tones[verdict.state]
     if verdict.state == "none" and any(b.state == "undecided" for b in verdict.betas):
         tone = "unsure"
-    eyebrow = {"recommended": "Recommended checkpoint", "none": "No recommendation"}
+    eyebrow = {
+        "recommended": "Recommended checkpoint",
+        "none": "No recommendation",
+        "failed": "Failed run",
+    }
     path = summary.checkpoint_path(run, verdict)
     return {
         "tone": tone,

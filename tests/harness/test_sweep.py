@@ -180,9 +180,12 @@ def test_run_killed_at_random_moments_ends_equal_to_an_undisturbed_one(
 def test_failed_trial_is_reported_and_the_others_go_on(lab_cache: Path, tmp_path: Path) -> None:
     """A learning rate of 1e30 makes the weights infinite: that trial alone stops."""
     arguments = [*SWEEP[:4], "--beta", "0.1", "--lr", "1e30", "--out", str(tmp_path)]
-    run = prefeval(arguments, lab_cache, code=2)
+    run = prefeval(arguments, lab_cache, code=3)
     assert "no checkpoint was measured" in run.stderr
     assert "lower the learning rate" in run.stdout
+    report = (only_run(tmp_path) / "report.html").read_text(encoding="utf-8")
+    assert "No verdict: every trial failed" in report
+    assert "lower the learning rate" in report
 
 
 def test_train_eval_and_report_enter_the_same_chain(lab_cache: Path, tmp_path: Path) -> None:

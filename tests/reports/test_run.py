@@ -9,8 +9,10 @@ from types import ModuleType
 import pandas as pd
 import pytest
 
-from prefeval.records import PrefevalError
+from prefeval import reports
+from prefeval.records import PrefevalError, write_json
 from prefeval.reports import run as runs
+from prefeval.reports import verdict
 from prefeval.reports.run import Key
 
 
@@ -131,3 +133,20 @@ def test_a_log_line_that_is_being_written_is_left_out_and_the_rest_is_read(
     assert not [p for p in run.problems if "train.jsonl" in p]
     log.write_text('{"step": 1, "loss"\n' + whole, encoding="utf-8")
     assert [p for p in runs.load(folder).problems if "train.jsonl:1" in p]
+
+
+def test_a_run_of_failed_trials_says_so_with_the_reasons(
+    synthetic: ModuleType, tmp_path: Path
+) -> None:
+    names = ["dpo-b0.1-s0-0123abcd", "dpo-b0.3-s0-0123abcd"]
+    write_json(tmp_path / "manifest.json", synthetic.manifest(names, ["dpo"]))
+    failed = [{"trial": name, "error": "loss is <NaN> at step 3"} for name in names]
+    write_json(tmp_path / "summary.json", {"failed": failed, "warnings": []})
+    run = runs.load(tmp_path)
+    read = verdict.read(run)
+    assert read.headline == "No verdict: every trial failed"
+    assert [r.text for r in read.reasons] == ["loss is <NaN> at step 3"]
+    page = reports.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "every trial failed" in page
+    assert "loss is &lt;NaN&gt; at step 3" in page
+    assert "every trial failed" in reports.write_summary(tmp_path).read_text(encoding="utf-8")
