@@ -73,7 +73,7 @@ class Reports:
             return str(escape(self.policy())).encode() in handle.read(HEAD)
 
     def _render(self, folder: Path) -> bytes:
-        from prefeval.reports import page, run, verdict
+        from prefeval.reports import judge_audit, page, run, verdict
 
         found = run.load(folder)
-        return page.render(found, verdict.read(found)).encode()
+        return page.render(found, verdict.read(found), judge_audit.read(found)).encode()

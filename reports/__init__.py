@@ -11,9 +11,21 @@ __all__ = ["write_all", "write_figures", "write_report", "write_summary", "write
 
 
 def write_all(run_dir: Path | str, figures: str = "") -> list[Path]:
-    """Write summary, tables and report of a run folder, and ``figures`` if any: their paths."""
+    """Write summary, tables and report of a run folder, and ``figures`` if any: their paths.
+
+    Raises ``PrefevalError`` when the folder is no run or holds nothing yet.
+    """
+    from prefeval.reports import judge_audit, page, run, spreadsheets, summary, verdict
+
     drawn = write_figures(run_dir, figures) if figures else []
-    return [write_summary(run_dir), *write_tables(run_dir), write_report(run_dir), *drawn]
+    loaded = run.load(Path(run_dir))
+    read, audit = verdict.read(loaded), judge_audit.read(loaded)
+    return [
+        summary.write(loaded, read, audit),
+        *spreadsheets.write(loaded, read),
+        page.write(loaded, read, audit),
+        *drawn,
+    ]
 
 
 def write_figures(run_dir: Path | str, formats: str) -> list[Path]:
@@ -27,21 +39,24 @@ def write_figures(run_dir: Path | str, formats: str) -> list[Path]:
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Write ``report.html`` into a run folder and return its path (see ``reports.page``)."""
-    from prefeval.reports import page
+    """Write ``report.html`` alone into a run folder and return its path (see ``reports.page``)."""
+    from prefeval.reports import judge_audit, page, run, verdict
 
-    return page.write_report(Path(run_dir))
+    loaded = run.load(Path(run_dir))
+    return page.write(loaded, verdict.read(loaded), judge_audit.read(loaded))
 
 
 def write_summary(run_dir: Path | str) -> Path:
-    """Write ``summary.md`` into a run folder and return its path (see ``reports.summary``)."""
-    from prefeval.reports import summary
+    """Write ``summary.md`` alone into a run folder; return its path (see ``reports.summary``)."""
+    from prefeval.reports import judge_audit, run, summary, verdict
 
-    return summary.write_summary(Path(run_dir))
+    loaded = run.load(Path(run_dir))
+    return summary.write(loaded, verdict.read(loaded), judge_audit.read(loaded))
 
 
 def write_tables(run_dir: Path | str) -> list[Path]:
     """Write results.csv, retention.csv and betas.csv into a run folder; return their paths."""
-    from prefeval.reports import spreadsheets
+    from prefeval.reports import run, spreadsheets, verdict
 
-    return spreadsheets.write_tables(Path(run_dir))
+    loaded = run.load(Path(run_dir))
+    return spreadsheets.write(loaded, verdict.read(loaded))

@@ -31,7 +31,6 @@ from prefeval.reports import (
     tables,
     view,
 )
-from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
 from prefeval.reports.chart_frontier import frontiers
@@ -41,7 +40,7 @@ from prefeval.reports.chart_position import kl_by_position
 from prefeval.reports.chart_window import windows
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
-from prefeval.reports.run import Run, load, method_index, method_name
+from prefeval.reports.run import Run, method_index, method_name
 from prefeval.reports.samples import Pack, pack
 from prefeval.reports.summary import NEXT_STEPS, warnings
 from prefeval.reports.verdict import SIGNS, Verdict
@@ -77,19 +76,14 @@ NEED_CHECKPOINTS = (
 UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def write_report(run_dir: Path) -> Path:
-    """Write report.html into a run folder from its saved files alone, and return its path.
-
-    Raises ``PrefevalError`` when the folder is no run or holds nothing yet. Equal folders give
-    equal bytes.
-    """
-    run = load(Path(run_dir))
+def write(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> Path:
+    """Write report.html into the run's folder and return its path; equal folders, equal bytes."""
     path = run.folder / "report.html"
-    records.write_text(path, render(run, verdicts.read(run)))
+    records.write_text(path, render(run, verdict, audit))
     return path
 
 
-def render(run: Run, verdict: Verdict) -> str:
+def render(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> str:
     """The page as text."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -103,7 +97,7 @@ def render(run: Run, verdict: Verdict) -> str:
         csp=content_security_policy(css, js),
         css=Markup(css),
         js=Markup(js),
-        **context(run, verdict),
+        **context(run, verdict, audit),
     )
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes "?"
 
@@ -140,7 +134,7 @@ def inline_json(value: Any) -> Markup:
     return Markup(UNSAFE.sub(lambda m: f"\\u{ord(m.group()):04x}", text))
 
 
-def context(run: Run, verdict: Verdict) -> dict[str, Any]:
+def context(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> dict[str, Any]:
     """Everything that the template names."""
     has = bool(run.checkpoints)
     sections = {k: v for k, v in SECTIONS.items() if has or k not in NEED_CHECKPOINTS}
@@ -171,7 +165,7 @@ def context(run: Run, verdict: Verdict) -> dict[str, Any]:
         "trials": manifest.trial_states(run),
         "trials_title": _trials_title(run, manifest.trial_states(run)),
         "command": command,
-        "judge": _judge(run, verdict),
+        "judge": _judge(run, verdict, audit),
         "manifest": manifest.manifest_groups(run),
         "manifest_json": manifest.json_text(run.manifest),
     }
@@ -283,7 +277,6 @@ def _trials_title(run: Run, states: list[dict[str, str]]) -> str:
     return f"Trials: {words} of {len(run.trials)}"
 
 
-def _judge(run: Run, verdict: Verdict) -> dict[str, Any]:
+def _judge(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> dict[str, Any]:
     """The judge's audit, and its pictures."""
-    audit = judge_audit.read(run)
     return {**judge_tables.section(audit), "charts": over_distance(run, verdict, audit)}

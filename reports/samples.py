@@ -126,7 +126,7 @@ def compressed(value: Any) -> str:
     """JSON, gzip, base64: text in which nothing of a completion can end an element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     raw = text.encode("utf-8", "replace")  # a lone surrogate becomes "?"
-    return base64.b64encode(gzip.compress(raw, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(raw, compresslevel=6, mtime=0)).decode("ascii")
 
 
 def _shared(

@@ -17,11 +17,10 @@ from typing import Any
 
 from prefeval import records
 from prefeval.metrics import INTERVAL_COLUMNS
-from prefeval.reports import verdict as verdicts
 from prefeval.reports.files import read_frame
 from prefeval.reports.quantities import Number
 from prefeval.reports.retention import matrix
-from prefeval.reports.run import CheckpointRow, Run, load
+from prefeval.reports.run import CheckpointRow, Run
 from prefeval.reports.summary import checkpoint_of, ordered
 from prefeval.reports.verdict import Verdict
 
@@ -40,13 +39,11 @@ FORMULA = tuple("=+-@＝＋－＠")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def write_tables(run_dir: Path) -> list[Path]:
-    """Write results.csv, retention.csv and betas.csv into a run folder; return their paths.
+def write(run: Run, verdict: Verdict) -> list[Path]:
+    """Write results.csv, retention.csv and betas.csv into the run's folder; return their paths.
 
-    Raises ``PrefevalError`` when the folder is no run. Equal folders give equal bytes.
+    Equal folders give equal bytes.
     """
-    run = load(Path(run_dir))
-    verdict = verdicts.read(run)
     found = {"results": results(run), "retention": retention(run), "betas": betas(run, verdict)}
     paths = []
     for name, (head, rows) in found.items():

@@ -11,7 +11,7 @@ from prefeval.reports import costs, diagnosis, judge_audit, judge_words, methods
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import estimator
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
-from prefeval.reports.run import CheckpointRow, Run, load, method_name
+from prefeval.reports.run import CheckpointRow, Run, method_name
 from prefeval.reports.turning import turning_points
 from prefeval.reports.verdict import Beta, Verdict
 
@@ -208,7 +208,7 @@ def _table(cells: list[list[str]]) -> list[str]:
     return [heading, "|" + "---|" * len(cells[0]), *body]
 
 
-def markdown(run: Run, verdict: Verdict) -> str:
+def markdown(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> str:
     """summary.md: headline, reasons, table, windows, methods, warnings; never model output."""
     parts = [f"# {verdict.headline}", ""]
     parts += [f"- {_mark(r.tone)} {_escaped(r.text)}" for r in verdict.reasons]
@@ -242,7 +242,7 @@ def markdown(run: Run, verdict: Verdict) -> str:
         parts += ["", "## Where more distance stops helping", ""]
         parts += [*(f"- {_escaped(t)}" for t in turns), "", TURNING]
     if run.checkpoints:
-        about = judge_words.text_lines(judge_audit.read(run))
+        about = judge_words.text_lines(audit)
         parts += ["", "## The judge", "", *(f"- {_escaped(line)}" for line in about)]
     if found := warnings(run, verdict):
         parts += ["", "## Before you ship", "", *(f"- {_escaped(w)}" for w in found)]
@@ -270,12 +270,8 @@ def _escaped(text: str) -> str:
     return flat.replace("](", "]\\(")
 
 
-def write_summary(run_dir: Path) -> Path:
-    """Write summary.md into a run folder and return its path.
-
-    Raises ``PrefevalError`` when the folder is no run.
-    """
-    run = load(Path(run_dir))
+def write(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> Path:
+    """Write summary.md into the run's folder and return its path."""
     path = run.folder / "summary.md"
-    records.write_text(path, markdown(run, verdicts.read(run)))
+    records.write_text(path, markdown(run, verdict, audit))
     return path

@@ -368,7 +368,7 @@ def test_the_page_draws_every_checkpoint_and_the_text_says_the_same(
     assert "judge agrees with the oracle in " in section
     words = judge_words.sentences(judge_audit.read(run))
     assert len(words) >= 6
-    text = summary.markdown(run, verdicts.read(run))
+    text = summary.markdown(run, verdicts.read(run), judge_audit.read(run))
     block = text[text.index("## The judge") :].partition("\n## ")[0]
     assert block.count("\n- ") == len(words) + 1
     assert "- Judge: endpoint. A served chat model. A \\| B." in block
