@@ -9,7 +9,7 @@ so far moves by shown gains alone, a slow rise adds up until it is shown.
 It stops at once when an evaluation is *shown worse* than the best so far. Such a test is made at
 every evaluation, and against a best that was chosen among all before it: "2 SE under the running
 peak" fires by luck in 43% of flat runs of 10 checkpoints. So the error rate is spent: evaluation k
-(from 0) has ``ALPHA`` / (k (k + 1)), which sums to ``ALPHA`` over any number, and a k-th of that for
+(from 0) has ``ALPHA`` / (k (k + 1)), which sums to ``ALPHA`` over any number, and a k-th of it for
 each of the k checkpoints that the best may be (Bonferroni).
 
 A high ``confidence`` is no safer: it takes real gains for none, and stops runs that still rise.

@@ -50,7 +50,8 @@ def test_patience_stops_a_flat_run() -> None:
 
 
 def test_shown_worse_fires_in_few_flat_runs_where_two_errors_under_the_peak_fires_in_most() -> None:
-    assert share(FLAT, "shown worse", patience=99) <= 5
+    by_luck = 100 * math.sqrt(ALPHA * (1 - ALPHA) / 1000)  # standard error of the share below
+    assert share(FLAT, "shown worse", runs=1000, patience=99) <= 100 * ALPHA + 2 * by_luck
     rng = np.random.default_rng(7)
     fired = 0
     for _ in range(300):
