@@ -1,6 +1,6 @@
 """How often the gate is wrong, how often it decides: simulated, at changes that are known.
 
-    python benchmarks/gate.py [CASE ...] [--repeats 2000]
+    python benchmarks/gate.py [CASE ...] [--repeats 4000]
 
 Every repeat draws a baseline's and a checkpoint's results on the same prompts and asks the gate's
 own code. At a true change of exactly -margin a pass is a false pass, and a failure a false failure;
@@ -29,10 +29,10 @@ from prefeval.metrics.gate_anytime import decide_anytime
 from prefeval.metrics.gate_lines import change_line
 from prefeval.metrics.stats import Array
 
-PROMPTS, CLUSTERS, MARGIN, LOST = 448, 64, 3.0, 5.0
+PROMPTS, CLUSTERS, MARGIN, LOST = 560, 80, 3.0, 5.0
 MEAN, SPREAD = 0.6, 1.2  # of preferences: Beta's mean and concentration, a deviation of .33
 ALIKE, FAMILY = 0.8, 0.1  # of the latent scores: between the models; in a cluster, of the rest
-CHECKED, BEHAVIOURS = 64, 6
+CHECKED, MANY, CHURN, BEHAVIOURS = 64, 128, 0.01, 6
 LOOKS = 2000  # judgments at most, with the anytime bound
 Outcomes = dict[str, int]
 
@@ -164,8 +164,8 @@ def together(rng: np.random.Generator, change: float, *, all_at: bool) -> str:
     """A win rate and six behaviours: one behaviour, or all of it, at the change."""
     scale = LOST / MARGIN
     rest = change if all_at else 0.0
-    lines = [behaviour(rng, scale * change)]
-    lines += [behaviour(rng, scale * rest) for _ in range(BEHAVIOURS - 1)]
+    lines = [behaviour(rng, scale * change, MANY, CHURN)]
+    lines += [behaviour(rng, scale * rest, MANY, CHURN) for _ in range(BEHAVIOURS - 1)]
     asked = [Asked(change_line(win_rate(rng, rest)), "change", 1, -MARGIN)]
     asked += [Asked(change_line(line), "change", 1, -LOST) for line in lines]
     return decide(asked).outcome
@@ -200,11 +200,11 @@ def cases() -> dict[str, Case]:
         ),
         "one": Case(
             f"win rate and {BEHAVIOURS} behaviours, one of them changed",
-            f"{PROMPTS}, {CHECKED} each", MARGIN, lambda r, c: together(r, c, all_at=False),
+            f"{PROMPTS}, {MANY} each", MARGIN, lambda r, c: together(r, c, all_at=False),
         ),
         "all": Case(
             f"win rate and {BEHAVIOURS} behaviours, all changed",
-            f"{PROMPTS}, {CHECKED} each", MARGIN, lambda r, c: together(r, c, all_at=True),
+            f"{PROMPTS}, {MANY} each", MARGIN, lambda r, c: together(r, c, all_at=True),
         ),
         "anytime": Case(
             "raw win rate, a look after each judgment", f"≤ {LOOKS}", MARGIN,
@@ -224,7 +224,7 @@ def row(case: Case, repeats: int) -> Iterator[str]:
     """A table's row for each true change: 0, -margin, -2 margins."""
     for times in (0, 1, 2):
         change = -times * case.margin
-        rng = np.random.default_rng([2026, times])
+        rng = np.random.default_rng([2026, times, *case.name.encode()])
         counts = {"pass": 0, "inconclusive": 0, "fail": 0}
         for _ in range(repeats):
             counts[case.draw(rng, change)] += 1
@@ -248,7 +248,7 @@ def main() -> int:
     known = cases()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="*", choices=[[], *known], help="all if none is named")
-    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--repeats", type=int, default=4000)
     given = parser.parse_args()
     print("| check | n | margin | true change | passes % | inconclusive % | fails % |")
     print("|---|---|---:|---|---|---|---|")
@@ -256,7 +256,7 @@ def main() -> int:
         for line in row(known[name], given.repeats):
             print(line, flush=True)
     if not given.case or "anytime" in given.case:
-        print(*looks(max(1, given.repeats // 4)), sep="\n", flush=True)
+        print(*looks(max(1, given.repeats // 8)), sep="\n", flush=True)
     return 0
 
 

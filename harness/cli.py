@@ -425,6 +425,65 @@ def compare(
 
 
 @app.command()
+def gate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint, measured or not; a run; a baseline file.")
+    ] = "",
+    baseline: Annotated[
+        str, typer.Option(help="A baseline file, a measured checkpoint, a run, or 'reference'.")
+    ] = "",
+    policy: Annotated[
+        Path | None, typer.Option(help="Margins, floors and ceilings; the usual ones if empty.")
+    ] = None,
+    save_baseline: Annotated[
+        Path | None, typer.Option(help="Write the checkpoint's results as a baseline and end.")
+    ] = None,
+    inconclusive: Annotated[
+        str, typer.Option(help="Count an inconclusive verdict as pass or as fail.")
+    ] = "",
+    anytime: Annotated[
+        Path | None,
+        typer.Option(help="Win rate alone, by bounds that hold while you add prompts; a file."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML.")] = None,
+    markdown: Annotated[
+        Path | None,
+        typer.Option(help="Write Markdown; into $GITHUB_STEP_SUMMARY, where set, if empty."),
+    ] = None,
+    print_policy: Annotated[
+        bool, typer.Option("--print-policy", help="Print the usual policy and end.")
+    ] = False,
+    reference: Annotated[str, typer.Option(help="What it was tuned from, or 'lab'.")] = "lab",
+    data: o.Data = "lab",
+    suite: o.SuiteOption = "",
+    judge: o.Judge = "",
+    lab: o.Knobs = "",
+    out: o.Out = Path("runs"),
+    name: o.Name = "",
+    workers: o.Workers = 0,
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    backend: o.Backend = "hugging_face",
+    max_length: o.MaxLength = 0,
+    max_new_tokens: o.MaxNewTokens = 0,
+    suite_samples: o.SuiteSamples = 0,
+    prompts: o.Prompts = 0,
+    length_unit: o.LengthUnit = "characters",
+    held_out: o.HeldOut = 0.2,
+    judge_pairs: o.JudgePairs = 0,
+    smoke: o.Smoke = False,
+    json_output: o.Json = False,
+    config: o.Config = None,
+) -> None:
+    """Pass (0), fail (1) or inconclusive (4): a checkpoint against a baseline and margins."""
+    from prefeval.harness import gate as gating
+
+    options = dict(locals())
+    options.pop("gating")
+    raise typer.Exit(gating.command(options))
+
+
+@app.command()
 def causes(
     name: Annotated[str, typer.Argument(help="One of them, with all that is known of it.")] = "",
     json_output: o.Json = False,

@@ -74,14 +74,14 @@ def compare(a: Target, b: Target) -> Compared:
     Raises ``PrefevalError`` where nothing compares, and for what cannot be read.
     """
     terms = targets.terms(a, b)
-    first = _open(a.run)
-    second = first if a.run == b.run else _open(b.run)
+    first = open_run(a.run)
+    second = first if a.run == b.run else open_run(b.run)
     prompts, pairs = _common(first.prompts, second.prompts), _common(first.pairs, second.pairs)
     if not prompts:
         raise PrefevalError(f"A and B have no prompt in common; {targets.MEND}")
-    evidence = [_evidence(r, t.folder) for r, t in ((first, a), (second, b))]
+    evidence = [evidence_of(r, t.folder) for r, t in ((first, a), (second, b))]
     joined = comparison.join(*evidence, prompts=prompts, pairs=pairs)
-    chose = {i for t, e in zip((a, b), evidence, strict=True) if t.chosen for i in _chose(e)}
+    chose = {i for t, e in zip((a, b), evidence, strict=True) if t.chosen for i in chose(e)}
     fresh = comparison.without_judgments(joined, chose)
     rng = np.random.default_rng(SEED)
     texts = [_texts(folder) for folder in (a.folder, b.folder, first.task.reference_dir)]
@@ -106,7 +106,8 @@ def compare(a: Target, b: Target) -> Compared:
     )
 
 
-def _open(run: Path) -> Run:
+def open_run(run: Path) -> Run:
+    """A run's task, calibration, manifest, prompts and pairs, or ``PrefevalError``."""
     task = Task.read(run / "task.json")
     prompts = {row["id"]: row for row in _rows(task.data / "prompts.jsonl")}
     pairs = {row["id"]: row for row in _rows(task.data / "pairs_held_out.jsonl")}
@@ -128,7 +129,8 @@ def _common(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
     return {name for name, row in a.items() if b.get(name) == row}
 
 
-def _evidence(run: Run, folder: Path) -> Evidence:
+def evidence_of(run: Run, folder: Path) -> Evidence:
+    """What was measured of one checkpoint, or ``PrefevalError`` where that is not whole."""
     try:
         return measured.read_evidence(folder, run.task, run.calibration)
     except (KeyError, FileNotFoundError) as error:
@@ -160,7 +162,7 @@ def _sides(a: Target, b: Target) -> tuple[Side, Side]:
     return side(a), side(b)
 
 
-def _chose(evidence: Evidence) -> list[str]:
+def chose(evidence: Evidence) -> list[str]:
     """The prompts by which a sweep chose among its checkpoints (see ``metrics.usable``)."""
     judged = evidence.judgments
     return list(judged["prompt_id"][pooling.choosing_half(judged["cluster"].to_numpy())])
@@ -249,7 +251,7 @@ def _by_key(run: Run) -> dict[Key, Path]:
 def _judged(run: Run, folder: Path) -> Evidence:
     """A checkpoint's judgments alone."""
     if run.task.length_unit == measured.TOKENS:
-        return replace(_evidence(run, folder), diverse=pd.DataFrame())
+        return replace(evidence_of(run, folder), diverse=pd.DataFrame())
     frozen, difficulty = run.calibration
     rows = pd.DataFrame(_rows(folder / "judgments.jsonl"))
     rows["difficulty"] = [difficulty.get(i, 0.0) for i in rows["prompt_id"]]

@@ -197,7 +197,7 @@ def terms(a: Target, b: Target) -> Terms:
                 f"{sizes[1]}): no number compares; {MEND}"
             )
     without, notes = {}, []
-    judged = [_judge(t) for t in (first, second)]
+    judged = [judge_of(t) for t in (first, second)]
     if judged[0] != judged[1]:
         why = f"the judges differ ({_told(judged[0])}; {_told(judged[1])})"
         without = dict.fromkeys(JUDGED, why)
@@ -222,7 +222,7 @@ def _read(run: Path) -> tuple[Task, Mapping[str, Any]]:
     return Task.read(run / "task.json"), records.read_json(run / "manifest.json")
 
 
-def _judge(task: Task) -> str:
+def judge_of(task: Task) -> str:
     """What a judge's verdicts depend on: its settings, and a trained one's weights."""
     name, _, argument = task.judge.partition(":")
     folder = Path(argument)

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import prefeval
 from prefeval import records
-from prefeval.harness import backends, live, materialise, models, results, train
+from prefeval.harness import backends, executors, live, materialise, models, results, train
 from prefeval.harness.check_notes import check_notes
 from prefeval.harness.executors import Executor, Job, open_executor
 from prefeval.harness.executors.local import THREADS
@@ -29,7 +29,7 @@ from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Task
 from prefeval.harness.threads import no_bars
 from prefeval.minitrainers import METHODS
-from prefeval.records import PrefevalError, Trial
+from prefeval.records import Trial
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,8 +115,11 @@ def sweep(
     command: Sequence[str] = (),
     name: str | None = None,
     executor: str = "local",
+    on_trial: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Run or continue the sweep of this configuration under ``out``.
+
+    ``on_trial`` is called when a trial has ended, and must not wait.
 
     Raises ``PrefevalError`` for a folder that cannot be used, unusable inputs, or a failure in
     what all trials share. A trial that fails is reported, and the others go on.
@@ -133,7 +136,7 @@ def sweep(
             warnings += judge_notes(run, materials)
             warnings += train.truncation_notes(materials.task)
             trials = config.trials()
-            failed = _run_trials(materials, trials, pool, run, console)
+            failed = _run_trials(materials, trials, pool, run, console, on_trial)
             warnings += check_notes(run.path)
         selection = results.conclude(run, materials.task, trials, failed, warnings)
         run.log("concluded", failed=sorted(failed))
@@ -247,7 +250,7 @@ def run_shared(jobs: Sequence[Job], executor: Executor, run: RunFolder, console:
             progress.see(event)
             if event.kind == "failed":
                 run.log("failed", job=event.job, error=event.error, **event.row)
-                raise PrefevalError(f"{event.job}: {event.error}")
+                raise executors.JobFailed(f"{event.job}: {event.error}")
             if event.kind == "done":
                 run.log("done", job=event.job)
 
@@ -258,6 +261,7 @@ def _run_trials(
     executor: Executor,
     run: RunFolder,
     console: Console,
+    on_trial: Callable[[], object],
 ) -> dict[str, str]:
     """Run every trial; the failed ones by name, with the reason."""
     jobs = [Job(t.name, "trial", materials.task, t) for t in trials]
@@ -269,6 +273,8 @@ def _run_trials(
                 run.log(event.kind, job=event.job, error=event.error or None, **event.row)
             if event.kind == "failed":
                 failed[event.job] = event.error
+            if event.kind in ("done", "failed"):
+                on_trial()
     return failed
 
 

@@ -36,6 +36,7 @@ class Line:
     ``unit`` ("×": a factor). ``p_lower`` is an exact one-sided p-value of "lower than" a limit,
     where there is one, and ``p_higher`` of "higher than". ``scatter`` is the standard deviation of
     one prompt's contribution on the scale of the limit; 0 if no prompt changed, NaN if unknown.
+    ``effect`` is the design effect of a share's clusters.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Line:
     reason: str = ""
     p_lower: Callable[[float], float] | None = None
     p_higher: Callable[[float], float] | None = None
+    effect: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,7 @@ def _bounded(asked: Asked, level: float) -> Check:
     p = math.nan
     if math.isfinite(low) and math.isfinite(high):
         exact = line.p_lower if asked.better > 0 else line.p_higher
-        p = (
-            exact(asked.limit) if exact else p_beyond(line.bounds, asked.limit, asked.better)
-        )
+        p = exact(asked.limit) if exact else p_beyond(line.bounds, asked.limit, asked.better)
     return Check(
         line.name, asked.kind, line.unit, asked.better, asked.limit, line.a, line.b, line.value,
         low, high, line.n, p, math.nan, "inconclusive", needed(asked, level),
@@ -185,7 +185,7 @@ def needed(asked: Asked, level: float = LEVEL, power: float = POWER) -> float:
         return math.nan
     if line.scatter == 0 and line.unit == "points":
         z, m = stats.z_quantile(2 * level - 1), min(1.0, room / 100)
-        return float(math.floor(z * z * (1 - m) / m) + 1)
+        return float(math.floor(line.effect * z * z * (1 - m) / m) + 1)
     if line.scatter == 0:
         return 2.0
     return float(stats.required_n(line.scatter, room, level=2 * level - 1, power=power))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,30 +18,30 @@ from prefeval.metrics.comparison import Joined
 from prefeval.metrics.gate import LEVEL, Check, Outcome, Verdict
 
 
-def cluster_differences(joined: Joined) -> pd.Series[float]:
-    """Mean difference of preference by cluster, in points; verdicts missing in either are left
-    out."""
+def differences(joined: Joined, name: str) -> pd.DataFrame:
+    """Each prompt's difference in ``win_rate`` or ``true_win_rate``, points: prompt_id, cluster,
+    difference. Verdicts missing in either are left out."""
+    column = "preference" if name == "win_rate" else "true_preference"
     a, b = joined.a.judgments, joined.b.judgments
-    gap = 100 * (b["preference"] - a["preference"])
-    found: pd.Series[Any] = gap.groupby(a["cluster"]).mean().dropna()
-    return found
+    found = a[["prompt_id", "cluster"]].assign(difference=100 * (b[column] - a[column]))
+    return found.dropna(subset="difference").reset_index(drop=True)
 
 
 def decide_anytime(
-    differences: Sequence[float], name: str, limit: float, *, level: float = LEVEL
+    scores: Sequence[float], name: str, limit: float, *, level: float = LEVEL
 ) -> tuple[Verdict, int]:
-    """The verdict on differences (n,) in points in the order they came, ``limit`` the lowest change
-    that is allowed (points, < 0); and after how many of them it was reached, 0 where it was not.
+    """The verdict on ``scores`` (n,), differences in points, in the order they came, and after how
+    many of them it was reached (0: it was not); ``limit`` is the lowest change allowed (< 0).
 
     Each bound is one-sided at ``level`` over all looks together, so that a change at the limit is
     passed, or failed, with a chance of at most 1 - level however often one looks.
     """
-    scores = (np.asarray(differences, dtype=np.float64) / 100 + 1) / 2
     n = len(scores)
     if not n:
         check = _check(name, limit, math.nan, math.nan, math.nan, 0, "inconclusive")
         return Verdict("inconclusive", (check,), level), 0
-    found = anytime_bounds(scores, level=2 * level - 1, null=(limit / 100 + 1) / 2)
+    halved = (np.asarray(scores, dtype=np.float64) / 100 + 1) / 2
+    found = anytime_bounds(halved, level=2 * level - 1, null=(limit / 100 + 1) / 2)
     low, high = (100 * (2 * x - 1) for x in (found.ci_low, found.ci_high))
     # the first decision stands: a stopped test is not taken up again
     decided = np.flatnonzero((low > limit) | (high < limit))
@@ -50,7 +49,7 @@ def decide_anytime(
     outcome: Outcome = "inconclusive"
     if len(decided):
         outcome = "pass" if low[at] > limit else "fail"
-    mean = float(np.mean(differences))
+    mean = float(np.mean(scores))
     check = _check(name, limit, mean, float(low[at]), float(high[at]), n, outcome)
     return Verdict(outcome, (check,), level), at + 1 if len(decided) else 0
 

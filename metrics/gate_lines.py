@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,6 +87,17 @@ def change_line(found: Difference) -> Line:
     return Line(*plain, bounds, scatter=stderr * math.sqrt(d.n))
 
 
+def unchanged(line: Line) -> Line:
+    """The line of a checkpoint all of whose answers are its baseline's: no change, for certain."""
+    zero = 1.0 if line.unit == TIMES else 0.0
+    if not math.isfinite(line.a):
+        return line
+    return replace(
+        line, b=line.a, value=zero, bounds=lambda _: (zero, zero), scatter=0.0, reason="",
+        p_lower=None, p_higher=None,
+    )  # fmt: skip
+
+
 def _share(found: Difference, gained: int, lost: int) -> Line:
     """A change in a share: Tango's bounds, and its exact tail (see ``paired``)."""
     d, n = found.difference, found.difference.n
@@ -108,6 +119,7 @@ def _share(found: Difference, gained: int, lost: int) -> Line:
         scatter=0.0 if not (gained or lost) else 100 * math.sqrt(variance * effect),
         p_lower=lambda limit: paired.p_worse(gained, lost, n, -limit / 100, effect),
         p_higher=lambda limit: paired.p_worse(lost, gained, n, limit / 100, effect),
+        effect=effect,
     )  # fmt: skip
 
 

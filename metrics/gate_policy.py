@@ -82,10 +82,18 @@ def nearest(name: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def checks(policy: Policy, joined: Joined, own: Evidence, rng: np.random.Generator) -> list[Asked]:
+def checks(
+    policy: Policy,
+    joined: Joined,
+    own: Evidence,
+    rng: np.random.Generator,
+    *,
+    same_answers: bool = False,
+) -> list[Asked]:
     """Every check of the policy, on the checkpoint (``joined.b``) beside its baseline.
 
     ``own`` is the checkpoint's evidence on all of its prompts: floors and ceilings are of it.
+    ``same_answers`` says that every answer is the baseline's, so that nothing has changed.
     Raises ``PrefevalError`` for a rule about what is unknown, or when there is nothing to check.
     """
     frames = (joined.a.checks, joined.b.checks, own.checks)
@@ -95,6 +103,8 @@ def checks(policy: Policy, joined: Joined, own: Evidence, rng: np.random.Generat
     moves = {name for name, rule in rules.items() if rule.margin is not None}
     relative = "kl" in rules and rules["kl"].relative
     lines = gate_lines.changes(joined, moves, rng=rng, relative_kl=relative)
+    if same_answers:
+        lines = {name: gate_lines.unchanged(line) for name, line in lines.items()}
     values = Own(own, rng)
     found = [
         asked

@@ -95,7 +95,7 @@ def _print_table(
 ) -> None:
     """A table in colour on a terminal, in plain columns elsewhere."""
     if not console.is_terminal:
-        for line in _columns([heads, *rows]):
+        for line in columns([heads, *rows]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     from rich import box
@@ -121,7 +121,8 @@ def _print_table(
     console.print(grid)
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows as lines of aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()

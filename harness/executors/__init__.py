@@ -32,6 +32,10 @@ class Job:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+class JobFailed(PrefevalError):
+    """A job that others needed failed where it ran: a model, a judge, the machine."""
+
+
 @dataclass(frozen=True)
 class Event:
     """What a worker says: that it began, a row of progress, that it is done, or why it failed."""
