@@ -81,7 +81,7 @@ def compare(a: Target, b: Target) -> Compared:
         raise PrefevalError(f"A and B have no prompt in common; {targets.MEND}")
     evidence = [evidence_of(r, t.folder) for r, t in ((first, a), (second, b))]
     joined = comparison.join(*evidence, prompts=prompts, pairs=pairs)
-    chose = {i for t, e in zip((a, b), evidence, strict=True) if t.chosen for i in chose(e)}
+    chose = {i for t, e in zip((a, b), evidence, strict=True) if t.chosen for i in _chose(e)}
     fresh = comparison.without_judgments(joined, chose)
     rng = np.random.default_rng(SEED)
     texts = [_texts(folder) for folder in (a.folder, b.folder, first.task.reference_dir)]
@@ -162,7 +162,7 @@ def _sides(a: Target, b: Target) -> tuple[Side, Side]:
     return side(a), side(b)
 
 
-def chose(evidence: Evidence) -> list[str]:
+def _chose(evidence: Evidence) -> list[str]:
     """The prompts by which a sweep chose among its checkpoints (see ``metrics.usable``)."""
     judged = evidence.judgments
     return list(judged["prompt_id"][pooling.choosing_half(judged["cluster"].to_numpy())])
