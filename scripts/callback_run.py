@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 SCRIPTS = Path(__file__).parent
-TRAIN, LONGEST = 48, 450  # pairs to train on, and characters of prompt and answer at most
+TRAIN, LONGEST = 32, 700  # pairs to train on, and characters of a whole row at most
 
 
 def arguments() -> argparse.Namespace:
@@ -28,8 +28,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, help="the pairs, as published")
     parser.add_argument("--model", type=Path, help="the model's folder; fetched if not given")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--prompts", type=int, default=48, help="to measure with")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--prompts", type=int, default=40, help="to measure with")
     parser.add_argument("--out", type=Path, default=Path("runs/callback"))
     return parser.parse_args()
 
@@ -46,7 +46,7 @@ def split(data: Path, out: Path) -> tuple[list[dict[str, Any]], Path]:
     from prefeval.harness.data import load_pairs, to_trl
 
     rows = [to_trl(pair) for pair in load_pairs(data).items]
-    short = [row for row in rows if len(json.dumps(row)) < 2 * LONGEST]
+    short = [row for row in rows if len(json.dumps(row)) < LONGEST]
     out.mkdir(parents=True, exist_ok=True)
     held_out = out / "held_out.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in short[TRAIN:]), encoding="utf-8")
@@ -61,6 +61,7 @@ def main() -> int:
         return 2
     import torch
     from datasets import Dataset
+    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
@@ -72,21 +73,22 @@ def main() -> int:
 
     callback = PrefevalCallback(
         data=held_out, metric="implicit_accuracy", patience=2, prompts=options.prompts,
-        judge_pairs=32, max_new_tokens=24, max_length=160, dtype="bfloat16",
+        judge_pairs=32, max_new_tokens=24, max_length=128, dtype="bfloat16",
     )  # fmt: skip
     trainer = DPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16),
         args=DPOConfig(
-            output_dir=str(options.out), num_train_epochs=options.epochs, learning_rate=5e-5,
-            per_device_train_batch_size=4, gradient_accumulation_steps=2, max_length=160,
+            output_dir=str(options.out), num_train_epochs=options.epochs, learning_rate=5e-4,
+            per_device_train_batch_size=4, gradient_accumulation_steps=2, max_length=128,
             save_strategy="epoch", save_only_model=True, save_total_limit=2, logging_steps=2,
-            bf16=True, gradient_checkpointing=False, use_cpu=True, report_to="none", seed=0,
+            bf16=False, gradient_checkpointing=False, use_cpu=True, report_to="none", seed=0,
             disable_tqdm=True, precompute_ref_log_probs=True,
         ),
         train_dataset=Dataset.from_list(
             [{k: row[k] for k in ("prompt", "chosen", "rejected")} for row in train]
         ),
         processing_class=AutoTokenizer.from_pretrained(model),
+        peft_config=LoraConfig(r=16, task_type="CAUSAL_LM", target_modules="all-linear"),
         callbacks=[callback],
     )  # fmt: skip
     start = time.monotonic()
