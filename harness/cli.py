@@ -106,6 +106,7 @@ def sweep(
     length_unit: o.LengthUnit = "characters",
     held_out: o.HeldOut = 0.2,
     judge_pairs: o.JudgePairs = 0,
+    track: o.Track = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue (also the default).")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     smoke: o.Smoke = False,
@@ -187,6 +188,7 @@ def evaluate(
     length_unit: o.LengthUnit = "characters",
     held_out: o.HeldOut = 0.2,
     judge_pairs: o.JudgePairs = 0,
+    track: o.Track = "",
     smoke: o.Smoke = False,
     json_output: o.Json = False,
     config: o.Config = None,
@@ -481,6 +483,20 @@ def gate(
     options = dict(locals())
     options.pop("gating")
     raise typer.Exit(gating.command(options))
+
+
+@app.command()
+def track(
+    run: Annotated[Path, typer.Argument(help="The folder of a sweep, an eval or a watch.")],
+    to: Annotated[
+        str, typer.Option(help="mlflow:URI_OR_FOLDER,wandb,trackio,tensorboard:FOLDER.")
+    ],
+    config: o.Config = None,
+) -> None:
+    """Send a saved run to experiment trackers; 5 where one could not be reached."""
+    from prefeval.harness import track as tracking
+
+    raise typer.Exit(tracking.command(run, to, typer.echo))
 
 
 @app.command()

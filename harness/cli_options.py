@@ -111,6 +111,9 @@ StateEvery = Annotated[
 ]
 DesirableWeight = Annotated[float, typer.Option(min=0, help="KTO: of thumbs up; 0: 1.")]
 UndesirableWeight = Annotated[float, typer.Option(min=0, help="KTO: of thumbs down; 0: 1.")]
+Track = Annotated[
+    str, typer.Option(help="Trackers: mlflow:URI_OR_FOLDER,wandb,trackio,tensorboard:FOLDER.")
+]
 TargetKl = Annotated[
     float, typer.Option(min=0, help="PPO: hold this KL (nats/sequence); 0: fixed.")
 ]

@@ -162,21 +162,32 @@ def sweep(**options: Any) -> int:
     console.print(f"run folder: {options['out'] / name}", highlight=False, soft_wrap=True)
     if options["dry_run"]:
         return 0
-    outcome = sweeps.sweep(
-        config,
-        out=options["out"],
-        workers=workers,
-        console=console,
-        command=sweeps.command_line(),
-        name=options["name"] or None,
-        executor=options["executor"],
-    )
-    if outcome.selection is None:
-        return _tell_failures(outcome, console)
-    _tell(outcome, console, json_output=options["json_output"])
+    with _tracked(options, options["out"] / name, console) as tracking:
+        outcome = sweeps.sweep(
+            config,
+            out=options["out"],
+            workers=workers,
+            console=console,
+            command=sweeps.command_line(),
+            name=options["name"] or None,
+            executor=options["executor"],
+            on_trial=tracking.poke,
+        )
+        if outcome.selection is None:
+            return _tell_failures(outcome, console)
+        _tell(outcome, console, json_output=options["json_output"])
     if options["smoke"]:
         _assert_smoke(outcome.run.path, 1e-4 if config.dtype == "float32" else 1e-2)
     return EXIT_FAILED_TRIALS if outcome.failed else 0
+
+
+def _tracked(options: Mapping[str, Any], run: Path, console: Any) -> Any:
+    """Sends the run to the trackers of ``--track`` while the block makes it."""
+    from prefeval.harness import track, trackers
+
+    targets = trackers.parse(options["track"]) if options.get("track") else ()
+    say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    return track.following(run, targets, say)
 
 
 def _tell_failures(outcome: Any, console: Any) -> int:
@@ -246,14 +257,16 @@ def evaluate(**options: Any) -> int:
 
     config = eval_run.configure(options)
     console = live.make_console(json_output=options["json_output"])
-    rows = evaluate_only.evaluate(
-        config,
-        options["checkpoint"],
-        out=options["out"],
-        name=options["name"] or None,
-        workers=options["workers"],
-        console=console,
-    )
+    folder = options["out"] / (options["name"] or evaluate_only.default_name(config))
+    with _tracked(options, folder, console):
+        rows = evaluate_only.evaluate(
+            config,
+            options["checkpoint"],
+            out=options["out"],
+            name=options["name"] or None,
+            workers=options["workers"],
+            console=console,
+        )
     if options["json_output"]:
         print(json.dumps(records.to_jsonable(rows), ensure_ascii=False))
     return 0

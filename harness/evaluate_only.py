@@ -55,7 +55,7 @@ def evaluate(
     if len(set(folders)) < len(folders):
         raise PrefevalError("a checkpoint is given twice; give each once")
     labels = _labels(folders)
-    folder = RunFolder((out / (name or f"eval-{config.hash[:8]}")).absolute())
+    folder = RunFolder((out / (name or default_name(config))).absolute())
     workers = min(workers or sweep.default_workers(config), len(folders))
     executor = open_executor("local", workers)
     with eval_run.open_run(config, folder, executor, console, config.hash) as run:
@@ -74,6 +74,11 @@ def evaluate(
         console.print(f"! {note}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"All metrics: {folder.results}", highlight=False, soft_wrap=True)
     return rows
+
+
+def default_name(config: SweepConfig) -> str:
+    """The run's folder where no name is given."""
+    return f"eval-{config.hash[:8]}"
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
