@@ -32,7 +32,7 @@ from prefeval.metrics.stats import Array
 PROMPTS, CLUSTERS, MARGIN, LOST = 560, 80, 3.0, 5.0
 MEAN, SPREAD = 0.6, 1.2  # of preferences: Beta's mean and concentration, a deviation of .33
 ALIKE, FAMILY = 0.8, 0.1  # of the latent scores: between the models; in a cluster, of the rest
-CHECKED, MANY, CHURN, BEHAVIOURS = 64, 128, 0.01, 6
+CHECKED, MANY, CHURN, BEHAVIOURS = 64, 250, 0.01, 6
 LOOKS = 2000  # judgments at most, with the anytime bound
 Outcomes = dict[str, int]
 
