@@ -116,7 +116,7 @@ def _share(found: Difference, gained: int, lost: int) -> Line:
 
     return Line(
         found.name, found.unit, found.a, found.b, d.value, n, bounds,
-        scatter=0.0 if not (gained or lost) else 100 * math.sqrt(variance * effect),
+        scatter=100 * math.sqrt((gained + lost) / n * effect),  # as if no more lost than gained
         p_lower=lambda limit: paired.p_worse(gained, lost, n, -limit / 100, effect),
         p_higher=lambda limit: paired.p_worse(lost, gained, n, limit / 100, effect),
         effect=effect,
