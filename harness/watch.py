@@ -14,19 +14,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from prefeval import records
-from prefeval.harness import live, watch_files, watch_stop
-from prefeval.harness.checkpoint_stream import METHOD, Stream, configure
+from prefeval.harness import live, watch_files
+from prefeval.harness.checkpoint_stream import Stream
 from prefeval.harness.evaluate import VERSION
 from prefeval.harness.watch_files import Found, Settled
 from prefeval.harness.watch_holds import Holds
-from prefeval.harness.watch_words import Speaker, seconds
+from prefeval.harness.watch_stop import Adviser
+from prefeval.harness.watch_words import Speaker
 from prefeval.records import PrefevalError
+
+if TYPE_CHECKING:
+    from prefeval.metrics.selection import Selection
 
 HELD = "held"
 EXIT_REFUSED = 3
@@ -50,42 +52,6 @@ class Watching:
     patience: int = 0
 
 
-def command(options: Mapping[str, Any]) -> int:
-    """``prefeval watch``: exit code 0, or 3 where a checkpoint could not be measured."""
-    asked = _asked(options)
-    config = configure(options)
-    console = live.make_console(json_output=options["json_output"])
-    method, beta = options["method"] or METHOD, options["beta"]
-    where = asked.folder.resolve()
-    content = records.content_hash([config.hash, method, beta, str(where)])
-    name = options["name"] or f"{where.name}-{content[:8]}"
-    console.print(f"run folder: {options['out'] / name}", highlight=False, soft_wrap=True)
-    with Stream.open(
-        config, out=options["out"], name=name, method=method, beta=beta, console=console
-    ) as stream:
-        return Watch(stream, asked, Speaker(console, as_json=options["json_output"])).run()
-
-
-def _asked(options: Mapping[str, Any]) -> Watching:
-    folder: Path = options["folder"]
-    if folder.exists() and not folder.is_dir():
-        raise PrefevalError(f"{folder} is a file; give the folder that the trainer writes to")
-    if options["once"] and not folder.is_dir():
-        raise PrefevalError(f"no such folder: {folder}; give the folder that the trainer writes to")
-    if options["patience"]:
-        watch_stop.require_usable(options["metric"])
-    settle = seconds(options["settle"], "--settle")
-    return Watching(
-        folder.absolute(),
-        watch_files.step_pattern(options["pattern"]),
-        (options["stop_file"] or folder / watch_stop.STOP).absolute(),
-        settle=settle,
-        poll=min(2.0, max(0.1, settle / 4)),
-        idle=seconds(options["idle"], "--idle"),
-        **{k: options[k] for k in ("once", "keep", "replace", "metric", "patience")},
-    )
-
-
 @dataclass(frozen=True)
 class Look:
     """What there was: ready to measure, by step; still changing; at rest and not whole."""
@@ -103,6 +69,9 @@ class Watch:
         self.stream, self.asked, self.say = stream, asked, speaker
         run, reference = stream.run.folder.path, Path(stream.run.task.reference)
         self._holds = Holds(run / HELD, reference, keep=asked.keep)
+        self._adviser = (
+            Adviser(asked.folder, asked.metric, asked.patience, speaker) if asked.patience else None
+        )
         self._settled = Settled(asked.settle, time.monotonic())
         self._done: set[tuple[str, watch_files.Signature]] = set()
         self._refused: set[tuple[str, watch_files.Signature]] = set()
@@ -110,6 +79,7 @@ class Watch:
         self._told: set[tuple[Path, str]] = set()
         self._durations: list[float] = []
         self._concluded, self._stale = time.monotonic(), False
+        self._selection: Selection | None = None
 
     def run(self) -> int:
         """Until the stop file, idle time, or with ``--once`` the last one there; the exit code."""
@@ -248,15 +218,13 @@ class Watch:
 
     def _conclude(self) -> None:
         self.say.status("writing the verdict and the report")
-        self.stream.finish(log=self.asked.folder)
+        self._selection = self.stream.finish(log=self.asked.folder)
         self._concluded, self._stale = time.monotonic(), False
 
     def _stop_training(self) -> None:
         """Tell the trainer to stop where no gain is shown any more, or take that back."""
-        if self.asked.patience:
-            watch_stop.advise(
-                self.stream, self.asked.folder, self.asked.metric, self.asked.patience, self.say
-            )
+        if self._adviser is not None:
+            self._adviser.look(self.stream)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -284,10 +252,19 @@ class Watch:
             lacks = watch_files.why_not_whole(one, look.broken)
             text = f"step {one.step} never was whole: {lacks}"
             self.say.event("unfinished", text, step=one.step, checkpoint=one.path, why=lacks)
-        report = self.stream.run.folder.report
-        counts = (
-            f"{len(known)} measured, {len(self._refused)} refused, {len(look.broken)} unfinished"
-        )
-        said = f"ended: {why}; {counts}" + (f"\nreport: {report}" if known else "")
-        self.say.event("ended", said, why=why, report=report if known else None)
+        report = self.stream.run.folder.report if known else None
+        bad = f"{len(self._refused)} refused, {len(look.broken)} unfinished"
+        said = f"ended: {why}; {len(known)} measured, {bad}"
+        said += f"\n{self._verdict()}\nreport: {report}" if known else ""
+        self.say.event("ended", said, why=why, report=report)
         return EXIT_REFUSED if self._refused or look.broken else 0
+
+    def _verdict(self) -> str:
+        """The verdict, and where the weights of the recommended step are."""
+        assert self._selection is not None
+        if (best := self._selection.recommended) is None:
+            return self._selection.verdict
+        (found,) = (m for m in self.stream.known() if m.step == best.step)
+        path = Path(found.about["path"])
+        gone = "" if path.is_dir() else " (the trainer has deleted them; --keep keeps weights)"
+        return f"{self._selection.verdict}\nits weights: {path}{gone}"

@@ -14,14 +14,16 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import live, watch, watch_files, watch_words
+from prefeval.harness import callback_gains, live, watch, watch_files, watch_words
 from prefeval.harness.checkpoint_stream import Measured
 from prefeval.harness.evaluate import VERSION
 from prefeval.harness.watch import EXIT_REFUSED, Watch, Watching
+from prefeval.metrics.early_stopping import Gain
 from prefeval.records import MetricResult, PrefevalError
 
 METRICS = {
-    n: MetricResult(n, 1.0, 10, 0.1, 0.8, 1.2) for n in ("lc_win_rate", "kl", "length_ratio")
+    n: MetricResult(n, 1.0, 10, 0.1, 0.8, 1.2, higher_is_better=better)
+    for n, better in (("lc_win_rate", True), ("kl", None), ("length_ratio", None))
 }
 
 
@@ -33,6 +35,7 @@ class StandIn:
     reference: Path
     asked: list[int] = field(default_factory=list)
     finished: int = 0
+    recommends: bool = False
     before: Callable[[Path, int], None] = lambda path, step: None
     rows: dict[int, Measured] = field(default_factory=dict)
 
@@ -51,12 +54,14 @@ class StandIn:
         self.before(checkpoint, step)
         assert (checkpoint / "model.safetensors").is_file()
         self.asked.append(step)
-        kept = json.loads(json.dumps({**about, "version": VERSION}))
+        kept = json.loads(json.dumps({**about, "content": f"of {step}", "version": VERSION}))
         self.rows[step] = Measured(step, checkpoint, METRICS, "measured", "", kept)
         return self.rows[step]
 
-    def finish(self, log: Path | None = None) -> None:
+    def finish(self, log: Path | None = None) -> Any:
         self.finished += 1
+        best = SimpleNamespace(step=max(self.rows)) if self.recommends else None
+        return SimpleNamespace(recommended=best, verdict="Ship it." if best else "Ship nothing.")
 
 
 @pytest.fixture
@@ -328,6 +333,86 @@ def test_the_report_is_written_when_none_waits_and_from_time_to_time(
     stream.finished = 0
     watching(stream, asked, capsys)
     assert stream.finished == 3
+
+
+def test_the_end_names_the_recommended_weights_and_whether_they_are_still_there(
+    stream, asked, save, capfd
+):
+    folder = save(7)
+    stream.recommends = True
+    console = live.make_console()
+    Watch(stream, asked, watch_words.Speaker(console, as_json=False)).run()
+    assert f"Ship it.\nits weights: {folder}\n" in capfd.readouterr().out
+    shutil.rmtree(folder)
+    Watch(stream, asked, watch_words.Speaker(console, as_json=False)).run()
+    assert f"its weights: {folder} (the trainer has deleted them" in capfd.readouterr().out
+
+
+# -- telling the trainer ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def flat_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[tuple[int, int]]]:
+    """``flat_after(step)``: gains of 5 (SE 1) up to a step, of nothing after; what was compared."""
+    compared: list[tuple[int, int]] = []
+
+    def plan(last: int) -> list[tuple[int, int]]:
+        class Gains:
+            def __init__(
+                self, stream: Any, known: list[Measured], metric: str, sign: float
+            ) -> None:
+                self.steps = [m.step for m in known]
+
+            def between(self, a: int, b: int) -> Gain:
+                compared.append((self.steps[a], self.steps[b]))
+                value = 5.0 if self.steps[b] <= last else 0.0
+                return Gain(value, 1.0, 400, 1e-6 if value else 1.0)
+
+        monkeypatch.setattr(callback_gains, "Gains", Gains)
+        return compared
+
+    return plan
+
+
+def test_the_trainer_is_told_once_when_no_gain_is_shown(stream, asked, save, capsys, flat_after):
+    compared = flat_after(2)
+    for step in (1, 2, 3, 4, 5):
+        save(step)
+    _, rows = watching(stream, replace(asked, patience=2), capsys)
+    told = [row for row in rows if row["event"] == "stop-training"]
+    assert [(row["at_step"], row["best_step"]) for row in told] == [(4, 2)]
+    file = asked.folder / "prefeval.stop-training"
+    assert json.loads(file.read_text(encoding="utf-8"))["best_step"] == 2
+    assert sorted(compared) == [(1, 2), (2, 3), (2, 4)]  # each once
+
+
+def test_a_watch_started_again_comes_to_the_same(stream, asked, save, capsys, flat_after):
+    flat_after(1)
+    for step in (1, 2, 3):
+        save(step)
+    patient = replace(asked, patience=2)
+    watching(stream, patient, capsys)
+    file = asked.folder / "prefeval.stop-training"
+    before = file.read_text(encoding="utf-8")
+    file.unlink()
+    watching(stream, patient, capsys)
+    assert file.read_text(encoding="utf-8") == before
+
+
+def test_the_file_of_another_training_is_taken_away(stream, asked, save, capsys, flat_after):
+    flat_after(9)
+    (asked.folder / "prefeval.stop-training").write_text("not JSON", encoding="utf-8")
+    save(1), save(2)
+    watching(stream, replace(asked, patience=2), capsys)
+    assert not (asked.folder / "prefeval.stop-training").exists()
+
+
+def test_without_patience_no_file_is_written_or_taken(stream, asked, save, capsys):
+    file = asked.folder / "prefeval.stop-training"
+    file.write_text("{}", encoding="utf-8")
+    save(1)
+    watching(stream, asked, capsys)
+    assert file.read_text(encoding="utf-8") == "{}"
 
 
 # -- words ------------------------------------------------------------------------------------
