@@ -4,6 +4,11 @@ Importing this package imports nothing heavy; the parts are
 ``prefeval.{harness,metrics,suites,reports,minitrainers}`` and ``prefeval.records``.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefeval.harness.callback import PrefevalCallback as PrefevalCallback
+
 __version__ = "0.1.0"
 
 

@@ -28,7 +28,7 @@ def evaluated(trained: Any) -> list[int]:
 BIT_IDENTICAL = [
     pytest.param("dpo", False, True),
     pytest.param("plain", True, False),
-    pytest.param("kto", False, False),
+    pytest.param("kto", False, False, marks=pytest.mark.slow),
     pytest.param("dpo", True, True, marks=pytest.mark.slow),
     pytest.param("dpo", False, False, marks=pytest.mark.slow),
     pytest.param("plain", False, True, marks=pytest.mark.slow),
@@ -226,7 +226,7 @@ class Kills(TrainerCallback):
         process._send = send_and_kill  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_is_started_once_more_and_then_given_up(
     times: int, training: Any, built: lab.Lab, callback: Any, tmp_path: Path
 ) -> None:
