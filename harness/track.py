@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from prefeval.harness import trackers
@@ -49,7 +49,7 @@ class Sending:
             env={**PATIENCE, **os.environ}, stdin=subprocess.DEVNULL, stdout=self._told,
             stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        self.failure = ""
+        self.sent, self.failure = 0, ""
 
     def is_over(self) -> bool:
         """Whether it has ended, well or badly; one that stands still is ended here."""
@@ -59,28 +59,30 @@ class Sending:
         code = self._process.poll()
         if code is None and time.monotonic() - self._moved < self._limit:
             return False
-        rows = self._rows()
         if code is None:
             self.end()
-            sent = sum("sent" in row for row in rows)
-            self.failure = f"no answer for {self._limit:.0f} s after {sent} trials"
+        rows = self._rows()
+        self.sent = sum("sent" in row for row in rows)
+        if code is None:
+            self.failure = f"no answer for {self._limit:.0f} s after {self.sent} trials"
         elif code:
             last = rows[-1].get("error") if rows else ""
             self.failure = str(last or f"its process ended with code {code}")
+        self.close()
         return True
 
-    @property
-    def sent(self) -> int:
-        """How many trials were sent."""
-        return sum("sent" in row for row in self._rows())
-
     def _rows(self) -> list[dict[str, object]]:
+        """What the process said; a line that it was killed in is left out."""
         self._told.seek(0)
         rows = []
         for line in self._told.read().splitlines():
             with suppress(ValueError):
                 rows.append(json.loads(line))
         return rows
+
+    def close(self) -> None:
+        """Forget what the process said."""
+        self._told.close()
 
     def end(self) -> None:
         """Kill the process and what it started."""
@@ -121,10 +123,22 @@ class Tracking:
             time.sleep(POLL * len(waiting))
         return {t: last[t].sent for t in whole if t not in self.failed}
 
+    @contextmanager
+    def to_the_end(self) -> Iterator[Tracking]:
+        """Sends everything at the end of the block; nothing more when the block fails."""
+        try:
+            yield self
+            if (self._run / "manifest.json").is_file():
+                self.finish()
+        finally:
+            self.end()
+
     def end(self) -> None:
         """Give up what is under way."""
-        for sending in self._under_way.values():
+        for target in list(self._under_way):
+            sending = self._under_way.pop(target)
             sending.end()
+            sending.close()
 
     def _is_free(self, target: Target) -> bool:
         sending = self._under_way.get(target)
@@ -143,19 +157,11 @@ class Tracking:
         return True
 
 
-@contextmanager
 def following(
     run: Path, targets: Sequence[Target], say: Say, *, limit: float = LIMIT
-) -> Iterator[Tracking]:
-    """A `Tracking` that sends everything at the end of the block, and nothing more when the
-    block fails."""
-    tracking = Tracking(run, targets, say, limit=limit)
-    try:
-        yield tracking
-        if (run / "manifest.json").is_file():
-            tracking.finish()
-    finally:
-        tracking.end()
+) -> AbstractContextManager[Tracking]:
+    """A `Tracking` for the block that makes the run: see `Tracking.to_the_end`."""
+    return Tracking(run, targets, say, limit=limit).to_the_end()
 
 
 def command(run: Path, to: str, say: Say) -> int:
@@ -165,8 +171,9 @@ def command(run: Path, to: str, say: Say) -> int:
         raise PrefevalError(f"{run} is no run folder (it has no manifest.json); name one")
     tracking = Tracking(run, targets, say)
     try:
-        for target, sent in tracking.finish().items():
-            say(f"{target}: {sent} trials")
+        sent = tracking.finish()
     finally:
         tracking.end()
+    for target, trials in sent.items():
+        say(f"{target}: {trials} trials")
     return EXIT_INFRASTRUCTURE if tracking.failed else 0

@@ -7,6 +7,7 @@ anew.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,8 @@ class Trackio:
         for step, point in points.items():
             run.log(dict(point), step=step)
         if files:
-            artifact = trackio.Artifact(f"report-{self.group}", type="report")
+            plain = re.sub(r"[^\w.-]", "_", self.group, flags=re.ASCII)
+            artifact = trackio.Artifact(f"report-{plain}", type="report")
             for path in files:
                 artifact.add_file(str(path))
             run.log_artifact(artifact)
