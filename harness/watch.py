@@ -178,9 +178,10 @@ class Watch:
         self.say.status(self._words(found, waiting))
         try:
             model, notes = self._holds.take(found)
+            keeps = self.asked.keep or not found.has_config  # `prefeval score` loads what is there
             measured = self.stream.measure(
                 model, found.step, replace=self.asked.replace, source=str(found.path),
-                path=str(model if self.asked.keep else found.model), files=found.files,
+                path=str(model if keeps else found.model), files=found.files,
             )  # fmt: skip
         except FileNotFoundError:
             self._holds.give_back(found)
@@ -265,6 +266,7 @@ class Watch:
         if (best := self._selection.recommended) is None:
             return self._selection.verdict
         (found,) = (m for m in self.stream.known() if m.step == best.step)
-        path = Path(found.about["path"])
-        gone = "" if path.is_dir() else " (the trainer has deleted them; --keep keeps weights)"
-        return f"{self._selection.verdict}\nits weights: {path}{gone}"
+        places = [Path(found.about[name]) for name in ("path", "source")]
+        here = next((place for place in places if place.is_dir()), None)
+        path = here or f"{places[1]} (the trainer has deleted them; --keep keeps weights)"
+        return f"{self._selection.verdict}\nits weights: {path}"

@@ -16,9 +16,9 @@ from pathlib import Path
 from prefeval.harness import checkpoints, models
 from prefeval.records import PrefevalError
 
-PATTERN = r"(?:checkpoint|ckpt|step|global[-_]?step|epoch|iter|iteration)[-_]?0*(\d+)"
+PATTERN = r"(?:checkpoint|ckpt|step|global[-_]?step|epoch|iter|iteration)[-_]?0*(\d+)(?:_hf)?"
 """Names of Transformers, TRL, Axolotl and LLaMA-Factory (checkpoint-200), open-instruct (step_200,
-epoch_1), verl and OpenRLHF (global_step_200); the whole name, and its step in brackets."""
+epoch_1), verl (global_step_200) and OpenRLHF (global_step200_hf); the step is in brackets."""
 STATE = "trainer_state.json"
 DEPTH = 2  # folders under a checkpoint in which its model may lie: verl's actor/huggingface
 WEIGHTS = "*.safetensors"
@@ -40,6 +40,11 @@ class Found:
     def key(self) -> tuple[str, Signature]:
         """The same as long as nobody writes into it."""
         return str(self.path), self.files
+
+    @property
+    def has_config(self) -> bool:
+        """Whether the model's config, or the adapter's, is with it."""
+        return any((self.model / n).is_file() for n in ("config.json", "adapter_config.json"))
 
 
 def step_pattern(text: str) -> re.Pattern[str]:
@@ -65,6 +70,8 @@ def find(folder: Path, pattern: re.Pattern[str]) -> list[Found]:
                 raise PrefevalError(f"--pattern takes {match[1]!r} of {path.name} for a step")
             model = _model_in(path)
             found.append(Found(path, model, int(match[1]), _signature(model)))
+    with_model = {f.step for f in found if f.files}  # beside which a trainer's own state may lie
+    found = [f for f in found if f.files or f.step not in with_model]
     return sorted(found, key=lambda f: (f.step, f.path.name))
 
 
@@ -76,13 +83,16 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _model_in(path: Path) -> Path:
-    """The folder itself, or the one under it that holds a config, where it holds none."""
+    """The first folder with weights, at the path or under it; else the first with a config."""
     level = [path]
+    every = []
     for _ in range(DEPTH + 1):
-        for folder in level:
-            if any((folder / n).is_file() for n in ("config.json", "adapter_config.json")):
-                return folder
+        every += level
         level = [inner for folder in level for inner in _folders(folder)]
+    for pattern in (WEIGHTS, "*config.json"):
+        for folder in every:
+            if any(folder.glob(pattern)):
+                return folder
     return path
 
 
@@ -110,7 +120,8 @@ def why_not_whole(found: Found, others: Sequence[Found]) -> str:
                 return f"no {checkpoints.ADAPTER} yet"
             models.check_safetensors(folder / checkpoints.ADAPTER)
         else:
-            models.read_config(folder)
+            if not any(folder.glob(WEIGHTS)):  # accelerate's save_state writes them alone
+                models.read_config(folder)
             for file in models.weight_files(folder):
                 models.check_safetensors(file)
     except (PrefevalError, OSError) as error:

@@ -23,7 +23,8 @@ TOKENIZER = (
     "added_tokens.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 SMALL = (".json", ".jinja", ".model", ".txt")
-BORROWED = "it has no tokenizer with a template: measured with the reference's"
+CONFIG = ("config.json", "generation_config.json")
+BORROWED = "it has no {}: measured with the reference's"
 NOT_HELD = "its weights are on another file system than the run: not safe from deletion"
 
 
@@ -73,10 +74,16 @@ class Holds:
     def _fill(self, found: Found, place: Path) -> tuple[str, ...]:
         notes: dict[str, None] = {}
         files = [f for f in sorted(found.model.iterdir()) if f.suffix in SMALL or f.match(WEIGHTS)]
-        if not models.is_adapter(found.model) and not _has_tokenizer(found.model):
-            own = [f for f in files if f.name not in TOKENIZER]
-            files = own + [f for n in TOKENIZER if (f := self.reference / n).is_file()]
-            notes[BORROWED] = None
+        if not models.is_adapter(found.model):
+            lacks: dict[str, tuple[str, ...]] = {}
+            if not (found.model / CONFIG[0]).is_file():
+                lacks["config"] = CONFIG
+            if not _has_tokenizer(found.model):
+                lacks["tokenizer with a template"] = TOKENIZER
+            for what, names in lacks.items():
+                own = [f for f in files if f.name not in names]
+                files = own + [f for n in names if (f := self.reference / n).is_file()]
+                notes[BORROWED.format(what)] = None
         for file in files:
             if not file.match(WEIGHTS):
                 shutil.copy2(file, place / file.name)

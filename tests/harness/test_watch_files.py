@@ -38,7 +38,8 @@ def whole(found: Found) -> str:
         ("step_200", 200),  # open-instruct
         ("epoch_1", 1),
         ("global_step_40", 40),  # verl
-        ("global_step40", 40),  # OpenRLHF, DeepSpeed
+        ("global_step40", 40),  # DeepSpeed
+        ("global_step40_hf", 40),  # OpenRLHF
         ("iter_7", 7),
     ],
 )
@@ -112,10 +113,28 @@ def test_weights_cut_anywhere_are_not_whole(tiny_folder: Path, tmp_path: Path, s
     assert whole(only(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_not_whole(tiny_copy: Callable[..., Path], tmp_path: Path, name: str):
-    (tiny_copy("checkpoint-1") / name).unlink()
-    assert name.partition(".")[0] in whole(only(tmp_path)) or "weights" in whole(only(tmp_path))
+def test_a_checkpoint_without_weights_is_not_whole(tiny_copy: Callable[..., Path], tmp_path: Path):
+    (tiny_copy("checkpoint-1") / "model.safetensors").unlink()
+    assert "has no weights" in whole(only(tmp_path))
+    (tmp_path / "checkpoint-1" / "config.json").unlink()
+    assert "has no config.json" in whole(only(tmp_path))
+
+
+def test_weights_alone_are_whole_as_accelerate_saves_them(
+    tiny_copy: Callable[..., Path], tmp_path: Path
+):
+    (tiny_copy("step_1") / "config.json").unlink()
+    assert whole(only(tmp_path)) == ""
+
+
+def test_a_trainers_own_state_beside_a_model_of_the_same_step_is_none(
+    tiny_copy: Callable[..., Path], tmp_path: Path
+):
+    (tmp_path / "global_step40").mkdir()
+    (tmp_path / "global_step40" / "mp_rank_00_model_states.pt").write_bytes(b"state")
+    assert "no config.json" in whole(only(tmp_path))
+    tiny_copy("global_step40_hf")
+    assert only(tmp_path).path.name == "global_step40_hf"
 
 
 def test_every_shard_of_the_index_must_be_there(tiny_copy: Callable[..., Path], tmp_path: Path):
@@ -156,6 +175,9 @@ def test_a_trainers_state_is_waited_for_where_another_checkpoint_has_one(
 def test_a_model_may_lie_deeper_as_verl_has_it(tiny_copy: Callable[..., Path], tmp_path: Path):
     (tmp_path / "global_step_20" / "actor").mkdir(parents=True)
     shutil.move(tiny_copy("huggingface"), tmp_path / "global_step_20" / "actor")
+    critic = tmp_path / "global_step_20" / "a_critic"
+    critic.mkdir()
+    (critic / "config.json").write_text("{}", encoding="utf-8")
     found = only(tmp_path)
     assert found.model == tmp_path / "global_step_20" / "actor" / "huggingface"
     assert whole(found) == ""
@@ -244,15 +266,26 @@ def test_a_step_that_was_written_again_is_held_anew(
     assert json.loads((place / "config.json").read_text(encoding="utf-8"))["note"] == "again"
 
 
-def test_a_missing_tokenizer_is_the_references(
-    holds: Holds, tiny_copy: Callable[..., Path], tmp_path: Path, tiny_folder: Path
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [(watch_holds.TOKENIZER, "tokenizer with a template"), (watch_holds.CONFIG, "config")],
+)
+def test_what_is_missing_is_the_references_and_said(
+    holds: Holds,
+    tiny_copy: Callable[..., Path],
+    tmp_path: Path,
+    tiny_folder: Path,
+    names: tuple[str, ...],
+    what: str,
 ):
     found = trained(tiny_copy, tmp_path)
-    for name in watch_holds.TOKENIZER:
+    for name in names:
         (found.path / name).unlink(missing_ok=True)
     place, notes = holds.take(only(tmp_path / "out"))
-    assert notes == (watch_holds.BORROWED,)
+    assert notes == (f"it has no {what}: measured with the reference's",)
+    models.check_model_dir(place)
     assert models.tokenizer_hash(place) == models.tokenizer_hash(tiny_folder)
+    assert models.weights_hash(place) == models.weights_hash(tiny_folder)
 
 
 def test_a_checkpoint_that_is_gone_is_not_held(
