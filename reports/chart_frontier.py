@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from prefeval.reports.svg import Frame, el, join
 from prefeval.reports.verdict import Verdict
 
 X_TITLE, Y_TITLE = "√KL from the reference (√nats per sequence)", "LC win rate, %"
+GLANCE = (294.0, 132.0)
 WIDE, DETAIL, NARROW = (1160.0, 470.0), (770.0, 430.0), (380.0, 430.0)
 
 
@@ -62,6 +64,38 @@ def frontier(
     return svg.picture(f, title, *parts)
 
 
+def glance(run: Run, verdict: Verdict) -> Markup | None:
+    """The frontier in small, for the first screen: the chosen checkpoint of every β."""
+    chosen = [
+        c for c in within(run, zoom_limit(run, verdict) or math.inf) if c.key in verdict.chosen_keys
+    ]
+    if not chosen:
+        return None
+    f = svg.frame(*GLANCE, *ranges(chosen), margins=(20, 8, 20, 24))
+    wanted, _, taken = wanted_labels(f, chosen, verdict, few=True)
+    best = verdict.recommended_key
+    wanted = [replace(w, text=f"★ {short(best)}") for w in wanted if best and w.text[0] == "★"]
+    parts = [
+        svg.axes(
+            f,
+            "",
+            f"{Y_TITLE}, over √KL (√nats per sequence)",
+            x_ticks=f.x.ticks(4),
+            y_ticks=f.y.ticks(3),
+        ),
+        el("line", x1=f.left, x2=f.right, y1=f.y(50), y2=f.y(50), class_="level"),
+        svg.marker(f.x(0), f.y(50), 0, 4, "mark reference"),
+        _pareto(f, chosen),
+        join(_points(f, chosen, verdict.chosen_keys, verdict.recommended_key)),
+        join(place_labels(wanted, f, taken)),
+    ]
+    title = (
+        f"Square root of KL against length-controlled win rate of {len(chosen)} chosen"
+        " checkpoints; their values are in the table beside it."
+    )
+    return svg.picture(f, title, *parts)
+
+
 def within(run: Run, limit: float) -> list[CheckpointRow]:
     """The checkpoints that have both coordinates, up to √KL = ``limit``."""
     known = (c for c in run.checkpoints if c.get("lc_win_rate").known)
@@ -69,6 +103,11 @@ def within(run: Run, limit: float) -> list[CheckpointRow]:
 
 
 def frame_of(shown: Sequence[CheckpointRow], size: tuple[float, float]) -> Frame:
+    """A frame for ``ranges``."""
+    return svg.frame(*size, *ranges(shown), margins=(26, 18, 40, 34))
+
+
+def ranges(shown: Sequence[CheckpointRow]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Axes that hold every checkpoint, every interval of a win rate, and the reference."""
     x_high = svg.padded([sqrt_kl(c)[0] for c in shown], include=[0.0])[1]
     rates = [c.get("lc_win_rate") for c in shown]
@@ -78,7 +117,7 @@ def frame_of(shown: Sequence[CheckpointRow], size: tuple[float, float]) -> Frame
         share=0.05,
         within=svg.PERCENT,
     )
-    return svg.frame(*size, (-0.02 * x_high, x_high), y_range, margins=(26, 18, 40, 34))
+    return (-0.02 * x_high, x_high), y_range
 
 
 def frontiers(run: Run, verdict: Verdict) -> list[Picture]:

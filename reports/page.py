@@ -33,7 +33,7 @@ from prefeval.reports import (
 )
 from prefeval.reports.captions import captions
 from prefeval.reports.chart_dynamics import dynamics
-from prefeval.reports.chart_frontier import frontiers
+from prefeval.reports.chart_frontier import frontiers, glance
 from prefeval.reports.chart_judge import over_distance
 from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
 from prefeval.reports.chart_position import kl_by_position
@@ -173,10 +173,12 @@ def context(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> dict[str, A
 
 def _first_screen(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Which checkpoint, and why."""
+    forest = view.forest(run, verdict)
     return {
         "verdict": view.headline(run, verdict),
         "tiles": view.tiles(run, verdict),
-        "forest": view.forest(run, verdict),
+        "forest": forest,
+        "glance": None if forest["flat"] else glance(run, verdict),
         "windows": view.windows(run, verdict),
         "further": any(w.extension for w in verdict.windows),
         "next": verdict.next_steps[:NEXT_STEPS],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefeval.metrics import INTERVAL_COLUMNS
@@ -19,6 +19,7 @@ from prefeval.reports.run import CheckpointRow, Key, Run
 TONES = {"usable": "ok", "not usable": "bad", "undecided": "unsure"}
 SIGNS = {"usable": "✓", "not usable": "✗", "undecided": "?"}
 MARGIN = 5.0
+TIED = 0.1  # points; nearer bounds are ranked by their KL (metrics.usable)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Beta:
     lc: Number
     worst: tuple[str, Number]
     damaged: tuple[str, ...] = ()
+    choosing: Number = field(default_factory=lambda: missing("nothing was chosen"))
+    """the rate on the half that ranks the β"""
 
     @property
     def tone(self) -> str:
@@ -164,7 +167,7 @@ def read(run: Run) -> Verdict:
         text=str(saved.get("verdict") or ""),
         betas=betas,
         windows=tuple(_window(w) for w in saved.get("windows") or ()),
-        reasons=_why(best, mine, lc, margin) if best else _why_not(betas),
+        reasons=_why(best, mine, lc, margin, _ranked(mine, betas)) if best else _why_not(betas),
         warnings=tuple(str(w) for w in saved.get("warnings") or ()),
         chosen_keys=frozenset(k for b in betas for k in b.keys),
         margin=margin,
@@ -238,6 +241,7 @@ def _beta(saved: Mapping[str, Any]) -> Beta:
         lc=_rate(saved.get("reported")),
         worst=(worst, known[worst]) if known else ("", missing("no retention checks in this run")),
         damaged=tuple(saved.get("damaged") or ()),
+        choosing=_rate(saved.get("choosing")),
     )
 
 
@@ -295,14 +299,19 @@ def _numbers(columns: Mapping[str, Any]) -> dict[str, Number]:
 
 
 def _why(
-    best: Mapping[str, Any], mine: Beta | None, lc: Number, margin: float
+    best: Mapping[str, Any],
+    mine: Beta | None,
+    lc: Number,
+    margin: float,
+    ranked: tuple[Reason, ...],
 ) -> tuple[Reason, ...]:
     """The reasons for the recommended checkpoint, the strongest first."""
     found = [
         Reason(
             "ok",
-            f"Wins at equal length: {fixed(lc.value)}% {interval(lc)}; the lower bound is above 50",
-        )
+            f"Wins at equal length: {fixed(lc.value)}% {interval(lc)}",
+        ),
+        *ranked,
     ]
     if mine is not None and mine.worst[0]:
         behaviour, change = mine.worst
@@ -330,6 +339,19 @@ def _why(
     elif rivals:
         found.append(Reason("ok", "Shown better than every other usable β, or the only one"))
     return tuple(found)
+
+
+def _ranked(mine: Beta | None, betas: Sequence[Beta]) -> tuple[Reason, ...]:
+    """What put it before other usable β: its lower bound on prompts that report nothing."""
+    usable = [b.choosing for b in betas if b.state == "usable" and b.choosing.has_interval]
+    if mine is None or len(usable) < 2 or not mine.choosing.has_interval:
+        return ()
+    rate = mine.choosing
+    if rate.low < max(other.low for other in usable) - TIED:
+        return ()
+    where = f"{rate.n} prompts that choose" if rate.n else "half that chooses"
+    words = f"{fixed(rate.value)}% {interval(rate)}"
+    return (Reason("ok", f"Highest lower bound of {len(usable)} usable β on the {where}: {words}"),)
 
 
 def _why_not(betas: Sequence[Beta]) -> tuple[Reason, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from markupsafe import Markup
@@ -30,11 +29,11 @@ def tiles(run: Run, verdict: Verdict) -> list[dict[str, str]]:
         _tile(
             "LC win rate", f"{fixed(verdict.lc.value)}%", f"{interval(verdict.lc)} n={verdict.lc.n}"
         ),
-        _tile("raw win rate", f"{fixed(raw.value)}%", interval(raw)),
+        _tile("raw win rate", f"{fixed(raw.value)}%", f"{interval(raw)} n={raw.n}"),
         _tile(
             "KL, nats/seq",
             significant(row.get("kl").value),
-            f"√KL {fixed(math.sqrt(max(row.get('kl').value, 0)), 2)}",
+            interval(row.get("kl"), 2),
         ),
         _tile(
             "length",
@@ -47,9 +46,10 @@ def tiles(run: Run, verdict: Verdict) -> list[dict[str, str]]:
             f"{behaviour} {interval(change, sign=True)}",
         ),
     ]
-    true = row.get("true_win_rate")
+    true = verdict.numbers.get("true_win_rate") or row.get("true_win_rate")
     if true.known:
-        found.insert(2, _tile("true win rate", f"{fixed(true.value)}%", f"{interval(true)} oracle"))
+        small = f"{interval(true)} n={true.n}"
+        found.insert(2, _tile("true win rate", f"{fixed(true.value)}%", small))
     return found
 
 

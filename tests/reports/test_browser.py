@@ -33,15 +33,16 @@ def browser() -> Iterator["playwright.Browser"]:
 def open_page(
     browser: "playwright.Browser", folder: Path, **context: object
 ) -> "tuple[playwright.Page, list[str]]":
-    """The report of a run, and what the console and the network said."""
+    """The report of a run, and what the console and the network say, also later."""
     path = reports.write_report(folder)
     page = browser.new_context(**{"viewport": WIDE, **context}).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: said.append(f"error: {error}"))
-    page.on("request", lambda request: said.append(request.url))
+    own = (path.as_uri(), "data:,")
+    page.on("request", lambda r: None if r.url.split("#")[0] in own else said.append(r.url))
     page.goto(path.as_uri())
-    return page, [s for s in said if s not in (path.as_uri(), "data:,")]
+    return page, said
 
 
 @pytest.fixture
@@ -57,6 +58,7 @@ def test_no_error_no_request_and_no_sideways_scrolling(
     browser: "playwright.Browser", full_run: Path, scheme: str, viewport: dict[str, int]
 ) -> None:
     page, said = open_page(browser, full_run, color_scheme=scheme, viewport=viewport)
+    assert samples(page)
     assert said == []
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
@@ -65,11 +67,15 @@ def test_no_error_no_request_and_no_sideways_scrolling(
 def test_other_kinds_of_run_show_no_error_either(
     browser: "playwright.Browser", kind: str, request: pytest.FixtureRequest
 ) -> None:
-    assert open_page(browser, request.getfixturevalue(kind))[1] == []
+    page, said = open_page(browser, request.getfixturevalue(kind))
+    assert samples(page)
+    assert said == []
 
 
 def test_which_checkpoint_and_why_are_on_the_first_screen(page: "playwright.Page") -> None:
-    for selector in (".hero h1", ".forest tr.best", ".side li >> nth=0", ".win .chip.best"):
+    for selector in (
+        *(".hero h1", ".forest tr.best", ".side li >> nth=0", ".glance .ring", ".win .chip.best"),
+    ):
         box = page.locator(selector).first.bounding_box()
         assert box is not None
         assert box["y"] + box["height"] <= WIDE["height"], selector
@@ -218,6 +224,23 @@ def test_dragging_zooms_by_the_charts_own_scales(page: "playwright.Page") -> Non
     assert dict(chart.locator(".pt").evaluate_all(mark)) == pytest.approx(before)
 
 
+def test_zoom_by_keys_stops_at_a_thousandth_and_goes_back(page: "playwright.Page") -> None:
+    """On and on, ticks would come closer than numbers can be told apart."""
+    chart = page.locator("#frontier svg.chart:visible").first
+    chart.focus()
+    for _ in range(40):
+        page.keyboard.press("+")
+    ticks = chart.locator(".zoom-axes .tick").all_text_contents()
+    assert 4 < len(ticks) < 30
+    page.wait_for_timeout(300)
+    range_ = page.evaluate("new URLSearchParams(location.hash.split('?')[1]).get('zoom')")
+    whole = [float(v) for v in (chart.get_attribute("data-x") or "").split()[:2]]
+    low, high = map(float, range_.split(",")[1:3])
+    assert 0.001 <= (high - low) / (whole[1] - whole[0]) < 0.002
+    page.keyboard.press("0")
+    assert chart.locator(".zoom-axes").count() == 0
+
+
 def test_a_link_opens_the_same_view(browser: "playwright.Browser", full_run: Path) -> None:
     page, _ = open_page(browser, full_run)
     page.locator('[data-toggle="ppo"]').first.click()
@@ -254,17 +277,22 @@ def test_a_link_opens_the_same_view(browser: "playwright.Browser", full_run: Pat
             "#?=%E0%A4%A",
         ),
         "#frontier?zoom=frontier.0,2,1,2,1",
+        "#frontier?zoom=frontier.0,-1e308,1e308,-Infinity,Infinity",
+        "#frontier?zoom=frontier.0,1,1.0000000000000002,55,55.00000000000001",
+        "#?ck=__proto__&of=constructor&sort=__proto__:up&zoom=__proto__",
+        "#samples?kind=__proto__&behaviour=toString&prompt=constructor",
     ],
 )
 def test_a_broken_link_shows_the_page_without_an_error(
     browser: "playwright.Browser", full_run: Path, address: str
 ) -> None:
     page, said = open_page(browser, full_run)
-    said.clear()
     page.goto(page.url + address)
     page.reload()
     assert page.locator(".hero h1").is_visible()
-    assert [s for s in said if s.startswith(("error", "warning"))] == []
+    samples(page)
+    assert page.locator("#picked").is_hidden()
+    assert said == []
 
 
 def test_the_table_filters_by_words_comparisons_and_verdict(page: "playwright.Page") -> None:
@@ -291,6 +319,28 @@ def test_the_keyboard_reaches_and_selects_a_checkpoint(page: "playwright.Page") 
     assert page.locator("#said").inner_text() != first
     page.keyboard.press("Enter")
     assert page.locator("#picked").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#tip").is_hidden()
+    page.keyboard.press("Escape")
+    assert page.locator("#picked").is_hidden()
+
+
+def test_a_link_to_a_section_takes_the_keyboard_there(page: "playwright.Page") -> None:
+    page.locator(".bar a[href='#checkpoints']").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "checkpoints"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('section').id") == "checkpoints"
+
+
+def test_what_scrolls_can_be_scrolled_by_the_keyboard(page: "playwright.Page") -> None:
+    page.set_viewport_size(PHONE)
+    page.locator("#manifest details summary").click()
+    boxes = page.locator(".scroll, pre").evaluate_all(
+        "ns => ns.filter(n => n.scrollWidth > n.clientWidth + 1).map(n => n.tabIndex)"
+    )
+    assert len(boxes) > 2
+    assert set(boxes) == {0}
 
 
 def test_colours_follow_the_button_and_the_choice_is_kept(page: "playwright.Page") -> None:

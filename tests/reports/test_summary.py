@@ -100,6 +100,31 @@ def test_without_a_usable_beta_nothing_is_shipped_and_the_nearest_is_named(
     assert any("undecided; nearest KTO 0.05" in r.text for r in read.reasons)
 
 
+def test_the_reasons_say_what_put_it_before_other_usable_betas(
+    full_run: Path, tmp_path: Path
+) -> None:
+    """As long as it is so: with another's bound raised above it, the claim is not made."""
+    folder = shutil.copytree(full_run, tmp_path / "run")
+    saved = read_json(folder / "summary.json")
+    usable = [b for b in saved["selection"]["betas"] if b["state"] == "usable"]
+    best = saved["selection"]["recommended"]
+    mine = next(b for b in usable if (b["method"], b["beta"]) == (best["method"], best["beta"]))
+    mine["choosing"] = {"lc_win_rate": 71.2, "ci_low": 66.6, "ci_high": 75.5, "n": 200}
+    for other in usable:
+        if other is not mine:
+            other["choosing"]["ci_low"] = min(other["choosing"]["ci_low"], 66.0)
+
+    def told() -> list[str]:
+        write_json(folder / "summary.json", saved)
+        reasons = verdict.read(runs.load(folder)).reasons
+        return [r.text for r in reasons if "lower bound of" in r.text]
+
+    words = f"Highest lower bound of {len(usable)} usable β on the 200 prompts that choose"
+    assert told() == [f"{words}: 71.2% [66.6, 75.5]"]
+    next(b for b in usable if b is not mine)["choosing"]["ci_low"] = 67.0
+    assert told() == []
+
+
 def test_an_unfinished_run_has_no_verdict_and_counts_its_trials(half_run: Path) -> None:
     run = runs.load(half_run)
     read = verdict.read(run)

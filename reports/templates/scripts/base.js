@@ -72,6 +72,8 @@ const goTo = (id) => {
   if (!node) return;
   place = id;
   node.scrollIntoView();
+  node.tabIndex = -1; // the keyboard and a screen reader go on from there
+  node.focus({ preventScroll: true });
   write();
 };
 const linkTo = (values, where) => {

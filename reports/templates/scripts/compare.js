@@ -8,11 +8,11 @@ const make = (tag, text, className) => {
   if (className) node.className = className;
   return node;
 };
-const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff])/;
+const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udfff])/;
 const PAGE = 10;
 
 const textInto = (node, text) => text.split(CONTROL).forEach((part, i) => {
-  if (i % 2) node.append(make("span", `U+${part.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`, "ctl"));
+  if (i % 2) node.append(make("span", `U+${part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`, "ctl"));
   else if (part) node.append(part);
 });
 const box = (text) => {

@@ -10,7 +10,7 @@ const reading = new IntersectionObserver((entries) => {
   });
 }, { rootMargin: "-20% 0px -70% 0px" });
 $$("main > section").forEach((section) => reading.observe(section));
-links.forEach((a) => a.addEventListener("click", (event) => {
+$$('a[href^="#"]').forEach((a) => a.addEventListener("click", (event) => {
   event.preventDefault();
   goTo(a.hash.slice(1));
 }));
@@ -28,6 +28,15 @@ document.addEventListener("keydown", (event) => {
     $("#s-query").focus({ preventScroll: true });
   }
 });
+
+// What scrolls can be scrolled by the keyboard too.
+const reachable = () => $$(".scroll, pre").forEach((box) => {
+  const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+  if (scrolls) box.tabIndex = 0; else box.removeAttribute("tabindex");
+});
+addEventListener("resize", reachable);
+document.addEventListener("toggle", reachable, true);
+reachable();
 
 const opened = () => {
   read();

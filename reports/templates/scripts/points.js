@@ -1,6 +1,6 @@
 // A checkpoint under the pointer or the keyboard is named and lit in every chart and table; a
 // selected one stays so, with a bar at the foot of the page that says what is known of it.
-const checkpoints = stored("tips-data");
+const checkpoints = Object.assign(Object.create(null), stored("tips-data")); // an id may be __proto__
 const byCheckpoint = new Map();
 $$("[data-ck]").forEach((n) => {
   const id = n.dataset.ck;
@@ -74,7 +74,9 @@ $$("svg.chart").filter((c) => $(".pt[data-ck]", c)).forEach((chart) => {
       event.preventDefault();
     } else if (event.key === "Enter" && marks.includes(over)) {
       change({ ck: over.dataset.ck });
-    } else if (event.key === "Escape") cool();
+    } else if (event.key === "Escape") {
+      if (tip.hidden) change({ ck: "" }); else cool();
+    }
   });
   chart.addEventListener("blur", cool);
 });

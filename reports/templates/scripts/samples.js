@@ -2,7 +2,9 @@
 // for. Every text is set as text, never as markup.
 const store = stored("samples-data");
 const FIELDS = ["prompt", "behaviour", "mode", "text", "kinds", "first", "second", "truth", "passed", "before", "kl"];
-const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069])/;
+// Shown by their number: controls, and what is not seen or reorders the text. (Not U+200C and U+200D,
+// which join letters and emoji.)
+const CONTROL = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]|\udb40[\udc00-\udfff])/;
 const EVERY = "*"; // instead of a checkpoint: all of them
 const PAGE = 10;
 
@@ -25,7 +27,7 @@ const rowsOf = async (id) => {
 };
 
 const textInto = (node, text) => text.split(CONTROL).forEach((part, i) => {
-  if (i % 2) node.append(make("span", `U+${part.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`, "ctl"));
+  if (i % 2) node.append(make("span", `U+${part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`, "ctl"));
   else if (part) node.append(part);
 });
 const textNode = (text) => {
@@ -58,7 +60,7 @@ const judged = (s) => {
 const count = (text) => (text.match(/\S+/g) || []).length;
 const side = (title, body, text, note, style) => {
   const node = make("div");
-  const head = make("h4", title);
+  const head = make("h3", title);
   if (note) head.append(make("span", note, `chip ${style}`));
   head.append(make("span", `${count(text)} words`));
   node.append(head, body);
@@ -99,7 +101,7 @@ const sampleCard = (s) => {
 
 const ORDERS = { longest: (s) => s.text.length, kl: (s) => s.kl ?? -Infinity };
 const fits = (s) => (!view.behaviour || s.behaviour === view.behaviour) && (!view.prompt || s.prompt === view.prompt)
-  && (!view.kind || view.kind in ORDERS || s.kinds.includes(view.kind))
+  && (!view.kind || Object.hasOwn(ORDERS, view.kind) || s.kinds.includes(view.kind))
   && (!view.q || [s.text, s.ref, ...s.turns.map((t) => t[1])].some((t) => t.toLowerCase().includes(view.q.toLowerCase())));
 
 if (store) {
@@ -128,7 +130,7 @@ if (store) {
         found.push(...(await rowsOf(one)).filter(fits));
         if (mine !== asked) return; // the reader has asked for something else
       }
-      if (view.kind in ORDERS) found = found.sort((a, b) => ORDERS[view.kind](b) - ORDERS[view.kind](a));
+      if (Object.hasOwn(ORDERS, view.kind)) found = found.sort((a, b) => ORDERS[view.kind](b) - ORDERS[view.kind](a));
       list.replaceChildren(...found.slice(0, limit).map(sampleCard));
       if (!found.length) list.append(make("p", "No embedded sample fits these filters.", "lead"));
       const shown = Math.min(found.length, limit);

@@ -30,7 +30,7 @@ const drawn = (tag, attributes, text) => {
 
 const GEOMETRY = { line: ["x1", "y1", "x2", "y2"], rect: ["x", "y", "width", "height"], circle: ["cx", "cy"], polygon: ["points"], path: ["d"], text: ["x", "y"] };
 const FIXED = ".grid, .axis, .tick, .title, .note, .head";
-const charts = $$("svg.chart[data-x]").filter((svg) => $(".pt", svg)).map((svg, i) => {
+const charts = $$("figure > svg.chart[data-x]").filter((svg) => $(".pt", svg)).map((svg, i) => {
   const id = `${svg.closest("section").id}.${i}`;
   const moving = $$("line, rect, circle, polygon, path, text", svg).filter((n) => !n.matches(FIXED))
     .map((node) => ({ node, from: Object.fromEntries(GEOMETRY[node.localName].map((a) => [a, node.getAttribute(a)])) }));
@@ -126,6 +126,12 @@ const showZoom = (chart, range) => {
     $$(".pt.outside", svg).forEach((p) => p.classList.remove("outside"));
   }
 };
+// What can be shown of what was asked for: the part inside the chart; null below a thousandth of it.
+const partOf = ({ x, y }, asked) => {
+  const range = [[x, 0], [y, 2]].flatMap(([s, i]) => [Math.max(asked[i], s.low), Math.min(asked[i + 1], s.high)]);
+  const shares = [[x, 0], [y, 2]].map(([s, i]) => (pixel(s, range[i + 1]) - pixel(s, range[i])) / (s.end - s.start));
+  return shares.every((share) => share >= 0.001) ? range : null;
+};
 const zooms = () => new Map(view.zoom.map((z) => [z.split(",")[0], z.split(",").slice(1).map(Number)]));
 let zoomed = new Set();
 parts.push((names) => {
@@ -133,15 +139,16 @@ parts.push((names) => {
   const wanted = zooms();
   zoomed.forEach((id) => { if (!wanted.has(id)) showZoom(byId.get(id), null); });
   zoomed = new Set();
-  wanted.forEach((range, id) => {
+  wanted.forEach((asked, id) => {
     const chart = byId.get(id);
-    if (!chart || range.length !== 4 || !range.every(Number.isFinite) || range[0] >= range[1] || range[2] >= range[3]) return;
-    if ((chart.x.log && range[0] <= 0) || (chart.y.log && range[2] <= 0)) return;
+    const range = chart && partOf(chart, asked);
+    if (!range) return;
     showZoom(chart, range);
     zoomed.add(id);
   });
 });
 const zoomTo = (chart, range) => {
+  if (range && !partOf(chart, range)) return;
   const rest = view.zoom.filter((z) => z.split(",")[0] !== chart.id);
   change({ zoom: range ? [...rest, [chart.id, ...range.map((v) => +v.toPrecision(5))].join(",")] : rest });
 };
