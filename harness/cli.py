@@ -485,6 +485,23 @@ def gate(
     raise typer.Exit(gating.command(options))
 
 
+@app.command("import")
+def import_files(
+    file: Annotated[
+        list[Path], typer.Argument(help="lm-eval results, Inspect logs, a trainer's log; folders.")
+    ],
+    into: Annotated[str, typer.Option(help="A run, a checkpoint in one, or RUN:TRIAL:STEP.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take a metric that is there from another file.")
+    ] = False,
+    config: o.Config = None,
+) -> None:
+    """Put other tools' results beside a run's checkpoints; 2 where a file could not be read."""
+    from prefeval.harness.peers import take
+
+    raise typer.Exit(take.command(file, into, replace=replace, say=typer.echo))
+
+
 @app.command()
 def track(
     run: Annotated[Path, typer.Argument(help="The folder of a sweep, an eval or a watch.")],

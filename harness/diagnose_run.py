@@ -124,9 +124,18 @@ class Reader:
         return str(own[-1].get("error") or "") if own and own[-1]["event"] == "failed" else ""
 
     def evaluated(self, folder: Path) -> Subject:
-        """A checkpoint that `eval` measured: nothing of its training is known."""
-        signals = self._checkpoints([folder], "", math.nan)
-        return Subject(folder.name, "", signals, diagnosis.diagnose(signals))
+        """A checkpoint that `eval` measured, and its training's log where one was imported."""
+        from prefeval.harness import training_log
+
+        signals: dict[str, Signal] = {}
+        notes: tuple[str, ...] = ()
+        if (folder / LOG).is_file():
+            log = training_log.read(folder / LOG)
+            signals |= log_signals(log)
+            notes = tuple(log_notes(log))
+        signals |= self._checkpoints([folder], "", math.nan)
+        found = diagnosis.diagnose(signals)
+        return Subject(folder.name, "", signals, replace(found, notes=notes) if notes else found)
 
     def _checkpoints(self, folders: Sequence[Path], method: str, beta: float) -> dict[str, Signal]:
         from prefeval.harness import measured

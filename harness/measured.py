@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from prefeval import records
+from prefeval.harness.peers import extra
 from prefeval.harness.task import Task
 from prefeval.metrics import length_control, stats
 from prefeval.metrics.calibration import DEFAULT_C
@@ -25,11 +26,12 @@ _FLOATS = ("value", "stderr", "ci_low", "ci_high")
 
 
 def read_metrics(path: Path) -> list[MetricResult]:
-    """The metrics of one checkpoint; what JSON calls null is NaN again."""
+    """The metrics of one checkpoint; what JSON calls null is NaN again. Those that other tools
+    measured follow (`peers.extra`)."""
     rows: list[dict[str, Any]] = records.read_json(path)["metrics"]
     for row in rows:
         row.update({k: math.nan for k in _FLOATS if row[k] is None})
-    return [MetricResult(**row) for row in rows]
+    return [*(MetricResult(**row) for row in rows), *extra.read(path.parent)]
 
 
 def calibrate(rows: Sequence[Mapping[str, Any]], unit: str = "characters") -> dict[str, Any]:

@@ -129,6 +129,12 @@ def _measured(run: RunFolder) -> list[Measured]:
     return found
 
 
+def conclude(run: RunFolder) -> None:
+    """Write the tables, the verdict and the report again from what is measured."""
+    found = [m for m in _measured(run) if (m.out / "metrics.json").is_file()]
+    _conclude(run, Task.read(run.task), found)
+
+
 def _conclude(run: RunFolder, task: Task, found: list[Measured]) -> None:
     """The run's table, and a sweep's verdict and report."""
     if run.trials.is_dir():

@@ -30,6 +30,8 @@ METRICS: dict[str, str] = {
     "diversity": "prefeval.metrics.diversity:diversity",
     "judge": "prefeval.metrics.judge:judge",
 }
+EXTRAS = ("lm_eval_", "inspect_", "trainer_")
+"""How the names begin of metrics that other tools measured (``prefeval import``)."""
 INTERVAL_COLUMNS = {"lc_win_rate": ("lc_ci_low", "lc_ci_high")}
 
 

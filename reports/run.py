@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from prefeval.metrics import INTERVAL_COLUMNS
+from prefeval.metrics import EXTRAS, INTERVAL_COLUMNS
 from prefeval.metrics.selection import Key as Key
 from prefeval.records import PrefevalError
 from prefeval.reports.files import as_float, read_frame, read_object, read_rows
@@ -191,9 +191,11 @@ def _metric_files(folder: Path) -> list[Path]:
 
 
 def _metrics(path: Path, problems: list[str]) -> dict[str, Number]:
-    """A checkpoint's metrics.json: ``MetricResult`` rows under "metrics"."""
+    """A checkpoint's metrics.json and what was imported beside it: ``MetricResult`` rows under
+    "metrics"."""
     found = {}
-    for row in read_object(path, problems).get("metrics") or ():
+    files = [f for f in (path, path.with_name("extra.json")) if f == path or f.is_file()]
+    for row in (r for f in files for r in read_object(f, problems).get("metrics") or ()):
         n = row.get("n")
         found[str(row["name"])] = Number(
             as_float(row.get("value")),
@@ -242,6 +244,8 @@ def _reason(saved: Number | None, name: str) -> str:
         return saved.reason
     if name == "true_win_rate":
         return "no oracle: the true win rate exists in the lab only"
+    if name.startswith(EXTRAS):
+        return "not imported for this checkpoint"
     return "undefined; no reason was saved"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prefeval.metrics import EXTRAS
 from prefeval.reports import svg
 from prefeval.reports.labels import key_id, short
 from prefeval.reports.quantities import Number, beta_text, fixed, interval, significant
@@ -31,6 +32,8 @@ TABLE = (
     ("distinct", "distinct %", "distinct outputs among K samples of a prompt", 1, False),
     ("flip_rate", "flips %", "verdicts that flip with the order shown", 1, False),
 )
+
+WITH_INTERVAL = ("lc_win_rate", *EXTRAS)
 
 
 @dataclass
@@ -162,9 +165,16 @@ def _filter_name(heading: str) -> str:
     return "".join(c for c in heading.lower() if c.isalnum() or c == "/")
 
 
+def _imported(run: Run) -> list[tuple[str, str, str, int | None, bool]]:
+    """Columns of the metrics that other tools measured, in their own units."""
+    names = [name for name in run.columns("") if name.startswith(EXTRAS)]
+    return [(n, n.replace("_", " "), f"{n}: measured by another tool", 3, False) for n in names]
+
+
 def table(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Every checkpoint with every headline metric; columns nobody measured are left out."""
-    columns = [c for c in TABLE if any(c[0] in row.numbers for row in run.checkpoints)]
+    known = [c for c in TABLE if any(c[0] in row.numbers for row in run.checkpoints)]
+    columns = [*known, *_imported(run)]
     notes = Footnotes()
     states = {k: b for b in verdict.betas for k in b.keys}
     rows = []
@@ -182,7 +192,7 @@ def table(run: Run, verdict: Verdict) -> dict[str, Any]:
             if beta
             else Shown("", sort=""),
             *(
-                shown(row.get(c[0]), notes, c[3], sign=c[4], ci=c[0] == "lc_win_rate")
+                shown(row.get(c[0]), notes, c[3], sign=c[4], ci=c[0].startswith(WITH_INTERVAL))
                 for c in columns
             ),
         ]
