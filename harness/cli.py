@@ -503,6 +503,23 @@ def import_files(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a sweep, an eval or a watch.")],
+    form: Annotated[
+        str, typer.Option("--format", help="lm-eval or parquet (one number a row).")
+    ] = "lm-eval",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to; RUN/export/FORMAT if empty.")
+    ] = None,
+    config: o.Config = None,
+) -> None:
+    """Write a run's results as lm-evaluation-harness does, or as tidy Parquet."""
+    from prefeval.harness.peers import give
+
+    raise typer.Exit(give.command(run, form, out, typer.echo))
+
+
+@app.command()
 def track(
     run: Annotated[Path, typer.Argument(help="The folder of a sweep, an eval or a watch.")],
     to: Annotated[
