@@ -173,8 +173,8 @@ class Evaluator:
             evidence = measured.read_evidence(out, self.task, measured.read_calibration(self.task))
             results = metrics.compute(evidence, np.random.default_rng(BOOTSTRAP_SEED))
             with steps.disk_errors(done):
-                saved = {"schema": records.SCHEMA_VERSION, "measuring": VERSION}
-                records.write_json(done, {**saved, "metrics": results})
+                versions = {"schema": records.SCHEMA_VERSION, "measuring": VERSION}
+                records.write_json(done, {**versions, "metrics": results})
                 steps.mark_done(done, metrics_key)
         return measured.read_metrics(done)
 
