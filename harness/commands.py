@@ -148,6 +148,7 @@ def _smoked(config: SweepConfig) -> SweepConfig:
 def sweep(**options: Any) -> int:
     """``prefeval sweep``: exit code 0 when every trial finished, whatever the verdict."""
     executors.require_known(options["executor"])
+    targets = _targets(options)
     config = resolve(
         options, methods=options["methods"], beta=options["beta"], seeds=options["seeds"]
     )
@@ -162,7 +163,7 @@ def sweep(**options: Any) -> int:
     console.print(f"run folder: {options['out'] / name}", highlight=False, soft_wrap=True)
     if options["dry_run"]:
         return 0
-    with _tracked(options, options["out"] / name, console) as tracking:
+    with _tracked(targets, options["out"] / name, console) as tracking:
         outcome = sweeps.sweep(
             config,
             out=options["out"],
@@ -181,11 +182,17 @@ def sweep(**options: Any) -> int:
     return EXIT_FAILED_TRIALS if outcome.failed else 0
 
 
-def _tracked(options: Mapping[str, Any], run: Path, console: Any) -> Any:
-    """Sends the run to the trackers of ``--track`` while the block makes it."""
-    from prefeval.harness import track, trackers
+def _targets(options: Mapping[str, Any]) -> Any:
+    """The trackers of ``--track``; a wrong one is said before anything is done."""
+    from prefeval.harness import trackers
 
-    targets = trackers.parse(options["track"]) if options.get("track") else ()
+    return trackers.parse(options["track"]) if options.get("track") else ()
+
+
+def _tracked(targets: Any, run: Path, console: Any) -> Any:
+    """Sends the run to its trackers while the block makes it."""
+    from prefeval.harness import track
+
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     return track.following(run, targets, say)
 
@@ -258,7 +265,7 @@ def evaluate(**options: Any) -> int:
     config = eval_run.configure(options)
     console = live.make_console(json_output=options["json_output"])
     folder = options["out"] / (options["name"] or evaluate_only.default_name(config))
-    with _tracked(options, folder, console):
+    with _tracked(_targets(options), folder, console):
         rows = evaluate_only.evaluate(
             config,
             options["checkpoint"],

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from prefeval.harness.peers.extra import Imported, estimated, name
-from prefeval.harness.peers.read_lm_eval import Peer
+from prefeval.harness.peers.read_lm_eval import Peer, as_dict
+from prefeval.harness.peers.read_lm_eval import count as _count
 from prefeval.records import PrefevalError
 
 ZSTANDARD = 93
@@ -78,26 +79,28 @@ def read(path: Path, document: Mapping[str, Any], digest: str) -> Peer:
 
     Raises ``PrefevalError`` for a log of an evaluation that did not come to results.
     """
-    about, results = document.get("eval") or {}, document.get("results") or {}
+    about, results = as_dict(document.get("eval")), as_dict(document.get("results"))
     status = str(document.get("status"))
-    if not isinstance(results, dict) or not results.get("scores"):
+    scores = results.get("scores")
+    if not isinstance(scores, list) or not scores:
         raise PrefevalError(
             f"{path.name} has no scores (its status is {status[:20]!r}); let inspect finish it"
         )
     notes = [] if status == "success" else [f"{path.name}: its status is {status[:20]!r}"]
     metrics: list[Imported] = []
-    samples = document.get("samples") or ()
-    for score in results["scores"]:
+    given = document.get("samples")
+    samples = given if isinstance(given, list) else []
+    for score in map(as_dict, scores):
         scorer = str(score.get("name"))
         by_sample = _by_sample(samples, scorer)
-        found = score.get("metrics") or {}
+        found = as_dict(score.get("metrics"))
         spread = _value(found.get("stderr"))
         for label, metric in found.items():
             value = _value(metric)
             if label in SPREADS or value is None:
                 continue
             own = by_sample if label in MEANS else {}
-            n = len(own) or int(score.get("scored_samples") or 0)
+            n = len(own) or _count(score.get("scored_samples"))
             stderr = spread if spread is not None and label in MEANS else math.nan
             column = name("inspect", str(about.get("task")), scorer, str(label))
             result = estimated(column, value, stderr, n, list(own.values()), None)
@@ -111,7 +114,7 @@ def _source(
 ) -> dict[str, Any]:
     return {
         "file": path.name, "sha256": digest, "harness": "inspect",
-        "harness_version": (about.get("packages") or {}).get("inspect_ai"),
+        "harness_version": as_dict(about.get("packages")).get("inspect_ai"),
         "task": about.get("task"), "task_version": about.get("task_version"),
         "scorer": scorer, "metric": metric, "model": _model(about), "status": status,
     }  # fmt: skip
@@ -119,8 +122,7 @@ def _source(
 
 def _model(about: Mapping[str, Any]) -> str:
     """The model's folder where its arguments name one, else its name."""
-    arguments = about.get("model_args")
-    given = arguments.get("model_path") if isinstance(arguments, dict) else None
+    given = as_dict(about.get("model_args")).get("model_path")
     return str(given or about.get("model") or "")
 
 
@@ -134,8 +136,8 @@ def _by_sample(samples: Sequence[Any], scorer: str) -> dict[str, float]:
     """A scorer's value of each sample, averaged over epochs; none where one cannot be read."""
     values: dict[str, list[float]] = {}
     for sample in samples:
-        score = (sample.get("scores") or {}).get(scorer) if isinstance(sample, dict) else None
-        value = score.get("value") if isinstance(score, dict) else None
+        sample = as_dict(sample)
+        value = as_dict(as_dict(sample.get("scores")).get(scorer)).get("value")
         if isinstance(value, str):
             value = LETTERS.get(value)
         if not isinstance(value, (bool, int, float)):

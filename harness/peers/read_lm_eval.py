@@ -65,32 +65,41 @@ def _metric(
     value: float, stderr: float, documents: Mapping[str, float],
 ) -> Imported:  # fmt: skip
     sizes = _part(document, "n-samples", task)
-    n = len(documents) or int(_number(sizes.get("effective"), 0))
+    n = len(documents) or count(sizes.get("effective"))
     better = _part(document, "higher_is_better", task).get(metric)
     label = name("lm_eval", task, metric, "" if chosen == "none" else chosen)
     result = estimated(label, value, stderr, n, list(documents.values()),
                        better if isinstance(better, bool) else None)  # fmt: skip
-    config = document.get("config")
-    settings = config if isinstance(config, dict) else {}
+    settings = as_dict(document.get("config"))
     source = {
         "file": path.name, "sha256": digest, "harness": "lm-evaluation-harness",
         "harness_version": document.get("lm_eval_version"), "git_hash": document.get("git_hash"),
-        "task": task, "task_version": (document.get("versions") or {}).get(task),
-        "task_hash": (document.get("task_hashes") or {}).get(task),
-        "n_shot": (document.get("n-shot") or {}).get(task), "metric": metric, "filter": chosen,
+        "task": task, "task_version": as_dict(document.get("versions")).get(task),
+        "task_hash": as_dict(document.get("task_hashes")).get(task),
+        "n_shot": as_dict(document.get("n-shot")).get(task), "metric": metric, "filter": chosen,
         "model": _model(document), "settings": {k: settings.get(k) for k in SHOWN_SETTINGS},
     }  # fmt: skip
     return Imported(result, source, documents)
 
 
 def _part(document: Mapping[str, Any], key: str, task: str) -> Mapping[str, Any]:
-    found = (document.get(key) or {}).get(task)
-    return found if isinstance(found, dict) else {}
+    return as_dict(as_dict(document.get(key)).get(task))
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """A JSON object, or an empty one for anything else: a file may hold anything anywhere."""
+    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any, default: float = math.nan) -> float:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if plain else default
+
+
+def count(value: Any) -> int:
+    """A size, 0 where it is none."""
+    found = _number(value, 0.0)
+    return int(found) if 0 <= found < 1e15 else 0
 
 
 def _plain(text: Any) -> str:
@@ -100,11 +109,10 @@ def _plain(text: Any) -> str:
 
 def _model(document: Mapping[str, Any]) -> str:
     """The model's path or name: what `pretrained=` said, else what the file is named after."""
-    config = document.get("config")
-    arguments = config.get("model_args") if isinstance(config, dict) else None
+    arguments = as_dict(document.get("config")).get("model_args")
     if isinstance(arguments, str):
         arguments = dict(a.split("=", 1) for a in arguments.split(",") if "=" in a)
-    given = arguments.get("pretrained") if isinstance(arguments, dict) else None
+    given = as_dict(arguments).get("pretrained")
     return str(given or document.get("model_name") or "")
 
 
@@ -123,11 +131,11 @@ def _samples(path: Path, task: str, notes: list[str]) -> dict[tuple[str, str], d
         try:
             row = json.loads(line)
             doc = f"{row['doc_id']}:{str(row.get('doc_hash') or '')[:16]}"
-            values = {m: row.get(m) for m in row.get("metrics") or ()}
-        except (ValueError, TypeError, KeyError):
+            values = {str(m): row.get(m) for m in row.get("metrics") or ()}
+        except (ValueError, TypeError, KeyError, AttributeError):
             notes.append(f"{file.name}:{number} is no sample; the file's samples are not used")
             return {}
         for metric, value in values.items():
             if math.isfinite(number_ := _number(value)):
-                found.setdefault((str(row.get("filter", "none")), str(metric)), {})[doc] = number_
+                found.setdefault((str(row.get("filter", "none")), metric), {})[doc] = number_
     return found

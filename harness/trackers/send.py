@@ -44,7 +44,7 @@ def main() -> int:
         send(Path(run), Target(name, argument), everything=what == "all", say=say)
     except Exception as error:
         lines = f"{type(error).__name__}: {error}".strip().splitlines()
-        say(error=without_secrets(lines[0])[:300])
+        say(error=without_secrets(lines[0])[:160])
         return 1
     return 0
 
