@@ -35,7 +35,7 @@ MEAN, SPREAD = 0.6, 1.2  # of preferences: Beta's mean and concentration, a devi
 ALIKE, FAMILY = 0.8, 0.1  # of the latent scores: between the models; in a cluster, of the rest
 CHECKED, MANY, CHURN, BEHAVIOURS = 64, 250, 0.01, 6
 TRUTHS = (0, 1, 2)  # margins below the baseline
-LOOKS = 2000  # judgments at most, with the anytime bound
+LOOKS = 1000  # judgments at most, with the anytime bound
 Outcomes = dict[str, int]
 
 
