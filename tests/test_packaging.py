@@ -100,9 +100,11 @@ def test_every_import_is_a_declared_dependency() -> None:
     brings is imported where it is used, with an error that names the extra."""
     names = {
         "huggingface-hub": "huggingface_hub", "pyyaml": "yaml", "if-verifiable": "if_verifiable",
+        "mlflow-skinny": "mlflow",
     }  # fmt: skip
     extras = SETUP["project"]["optional-dependencies"]
-    needed = [*SETUP["project"]["dependencies"], *extras["endpoint"], *extras["ifeval"]]
+    used = ("endpoint", "ifeval", "mlflow", "wandb", "trackio", "tensorboard")
+    needed = [*SETUP["project"]["dependencies"], *(r for name in used for r in extras[name])]
     declared = {re.split(r"[<>=;\[ ]", r)[0] for r in needed}
     modules = {names.get(name, name) for name in declared}
     pattern = re.compile(r"^\s*(?:from|import) (\w+)", re.MULTILINE)
