@@ -15,7 +15,7 @@ from prefeval.reports.files import as_float, read_rows
 from prefeval.reports.labels import key_id, listed, trial_id
 from prefeval.reports.quantities import beta_text, fixed, interval
 from prefeval.reports.run import CheckpointRow, Run, TrialLog, method_name
-from prefeval.reports.svg import Frame, el, join
+from prefeval.reports.svg import Frame, el
 
 SIZE = (272.0, 178.0)
 BINS = 60
@@ -155,10 +155,12 @@ def _picture(run: Run, panel: Panel, length: float) -> Markup:
         words = svg.text(2, 30, no_lines(panel), "start", "note")
         small = replace(f, height=44)
         return svg.picture(small, f"{name}: {no_lines(panel)}", head, words, data_trial=what)
+    zone, words = _zone(f, length)
     parts = [
         head,
-        _zone(f, length),
+        zone,
         svg.axes(f, "step", "nats/sequence", x_ticks=f.x.ticks(4), y_ticks=f.y.ticks(4)),
+        words,
         el("line", x1=f.left, x2=f.right, y1=f.y(0), y2=f.y(0), class_="level"),
     ]
     if (bend := falls_from(run, panel)) is not None:
@@ -212,14 +214,14 @@ def _held_out(
     return marks
 
 
-def _zone(f: Frame, length: float) -> Markup:
-    """Below −0.2 nats/token × the mean chosen length."""
+def _zone(f: Frame, length: float) -> tuple[Markup, Markup]:
+    """Below −0.2 nats/token × the mean chosen length, and its name where there is room."""
     limit = COLLAPSE * length
     if not math.isfinite(limit) or limit <= f.y.low:
-        return Markup("")
+        return Markup(""), Markup("")
     top = f.y(min(limit, f.y.high))
     zone = el(
         "rect", x=f.left, y=top, width=f.right - f.left, height=f.bottom - top, class_="collapse"
     )
     words = svg.text(f.left + 4, f.bottom - 5, "collapse zone", "start", "note")
-    return join([zone, words] if f.bottom - top > 20 else [zone])
+    return zone, words if f.bottom - top > 20 else Markup("")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,28 @@ import pandas as pd
 
 from prefeval.records import PrefevalError, read_json, read_jsonl
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def encodable(value: Any) -> Any:
+    """A JSON value whose every lone surrogate, which no file can hold, is U+FFFD.
+
+    >>> encodable({"a": ["\\ud800b", 1]}) == {"a": ["\\ufffdb", 1]}
+    True
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else SURROGATE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {encodable(key): encodable(item) for key, item in value.items()}
+    return value
+
 
 def read_object(path: Path, problems: list[str]) -> Mapping[str, Any]:
     """One JSON object; a broken one is named and read as empty."""
     try:
-        value = read_json(path)
+        value = encodable(read_json(path))
     except (PrefevalError, OSError) as error:
         problems.append(str(error))
         return {}
@@ -35,7 +53,8 @@ def read_rows(
     if not path.exists():
         return []
     try:
-        return [row for row in read_jsonl(path, growing=growing) if isinstance(row, dict)]
+        rows = read_jsonl(path, growing=growing)
+        return [encodable(row) for row in rows if isinstance(row, dict)]
     except (PrefevalError, OSError) as error:
         if problems is not None:
             problems.append(str(error))

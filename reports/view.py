@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from prefeval.reports import summary, svg
 from prefeval.reports.labels import key_id, short, trial_id
-from prefeval.reports.quantities import beta_text, fixed, interval, missing, significant
+from prefeval.reports.quantities import Number, beta_text, fixed, interval, missing, significant
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name
 from prefeval.reports.tables import Footnotes, Shown, icon, shown
 from prefeval.reports.verdict import SIGNS, TONES, Beta, Verdict, Window, worst_change
@@ -26,10 +26,8 @@ def tiles(run: Run, verdict: Verdict) -> list[dict[str, str]]:
         (b.worst for b in verdict.betas if row.key in b.keys), worst_change(row)
     )
     found = [
-        _tile(
-            "LC win rate", f"{fixed(verdict.lc.value)}%", f"{interval(verdict.lc)} n={verdict.lc.n}"
-        ),
-        _tile("raw win rate", f"{fixed(raw.value)}%", f"{interval(raw)} n={raw.n}"),
+        _rate_tile("LC win rate", verdict.lc),
+        _rate_tile("raw win rate", raw),
         _tile(
             "KL, nats/seq",
             significant(row.get("kl").value),
@@ -48,9 +46,13 @@ def tiles(run: Run, verdict: Verdict) -> list[dict[str, str]]:
     ]
     true = verdict.numbers.get("true_win_rate") or row.get("true_win_rate")
     if true.known:
-        small = f"{interval(true)} n={true.n}"
-        found.insert(2, _tile("true win rate", f"{fixed(true.value)}%", small))
+        found.insert(2, _rate_tile("true win rate", true))
     return found
+
+
+def _rate_tile(title: str, rate: Number) -> dict[str, str]:
+    small = " ".join(filter(None, (interval(rate), f"n={rate.n}" if rate.n else "")))
+    return _tile(title, f"{fixed(rate.value)}%", small)
 
 
 def _tile(title: str, text: str, small: str) -> dict[str, str]:

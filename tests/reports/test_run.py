@@ -89,6 +89,18 @@ def test_a_broken_line_is_named_and_the_rest_is_read(copy: Path) -> None:
     assert len(run.checkpoints) == 9
 
 
+def test_a_lone_surrogate_in_what_was_saved_does_not_stop_the_report(copy: Path) -> None:
+    """Another writer's JSON may hold one, escaped; no Parquet, terminal or HTML can."""
+    path = next(copy.glob("trials/*/checkpoint-*/judgments.jsonl"))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    for row in rows:
+        row["prompt_id"] += "\ud800"
+        row["behaviour"] = "\udfffx"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    page = reports.write_report(copy).read_text(encoding="utf-8")
+    assert "</html>" in page
+
+
 def test_a_broken_summary_is_named_and_leaves_no_verdict(copy: Path) -> None:
     (copy / "summary.json").write_text("{", encoding="utf-8")
     run = runs.load(copy)

@@ -43,7 +43,7 @@ const judged = (answer) => {
 };
 const side = (title, answer, body) => {
   const node = make("div");
-  const head = make("h4");
+  const head = make("h3");
   head.append(make("b", title));
   const [note, style] = judged(answer);
   if (note) head.append(make("span", note, `chip ${style}`));
