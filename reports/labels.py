@@ -21,12 +21,14 @@ def trial_id(key: tuple[str, float, int] | tuple[str, float]) -> str:
 def name(key: Key, *, seeds: bool = False) -> str:
     """A checkpoint in words: "DPO β = 0.1, step 200"."""
     seed = f", seed {key.seed}" if seeds else ""
-    return f"{method_name(key.method)} β = {beta_text(key.beta)}{seed}, step {key.step}"
+    beta = f" β = {beta_text(key.beta)}" if key.beta else ""  # 0: of a training that did not say
+    return f"{method_name(key.method)}{beta}{seed}, step {key.step}"
 
 
 def short(key: Key) -> str:
     """Method and β, for a label in a chart: "DPO 0.1"."""
-    return f"{method_name(key.method)} {beta_text(key.beta)}"
+    beta = f" {beta_text(key.beta)}" if key.beta else ""
+    return f"{method_name(key.method)}{beta}"
 
 
 def listed(words: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from prefeval.reports.files import as_float, read_frame, read_object, read_rows
 from prefeval.reports.quantities import Number, missing
 
 METHODS = ("dpo", "ipo", "kto", "simpo", "ppo", "grpo")  # the order of colours and markers
-METHOD_NAMES = {"simpo": "SimPO"}
+METHOD_NAMES = {"simpo": "SimPO", "train": "training"}
 
 
 @dataclass(frozen=True)

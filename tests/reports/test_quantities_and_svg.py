@@ -6,10 +6,11 @@ import math
 
 import pytest
 
-from prefeval.reports import svg
+from prefeval.reports import labels, svg
 from prefeval.reports.chart_frontier import pareto
 from prefeval.reports.placement import Label, place_labels
 from prefeval.reports.quantities import Number, fixed, interval, p_text, significant
+from prefeval.reports.run import Key
 from prefeval.reports.tables import Footnotes, shown
 
 
@@ -108,3 +109,10 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"prefeval.reports.{name}"))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_a_training_of_unknown_method_and_beta_is_named_without_them() -> None:
+    key = Key("train", 0.0, 0, 40)
+    assert labels.name(key) == "training, step 40"
+    assert labels.short(key) == "training"
+    assert labels.name(Key("dpo", 0.1, 0, 40)) == "DPO β = 0.1, step 40"
