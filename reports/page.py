@@ -173,12 +173,11 @@ def context(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> dict[str, A
 
 def _first_screen(run: Run, verdict: Verdict) -> dict[str, Any]:
     """Which checkpoint, and why."""
-    forest = view.forest(run, verdict)
     return {
         "verdict": view.headline(run, verdict),
         "tiles": view.tiles(run, verdict),
-        "forest": forest,
-        "glance": None if forest["flat"] else glance(run, verdict),
+        "forest": view.forest(run, verdict),
+        "glance": glance(run, verdict),
         "windows": view.windows(run, verdict),
         "further": any(w.extension for w in verdict.windows),
         "next": verdict.next_steps[:NEXT_STEPS],
