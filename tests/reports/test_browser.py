@@ -397,3 +397,60 @@ def test_every_section_is_printed(browser: "playwright.Browser", full_run: Path)
     assert all(s.bounding_box() for s in page.locator("main > section").all())
     assert not page.locator(".bar nav").is_visible()
     assert len(page.pdf(prefer_css_page_size=True)) > 20_000
+
+
+def test_a_behaviour_is_chosen_and_more_samples_are_shown(page: "playwright.Page") -> None:
+    page.locator("#s-behaviour").select_option("refusal")
+    cards = samples(page)
+    assert cards
+    assert {c.split("\n")[0] for c in cards} == {"refusal"}
+    page.locator("#s-behaviour").select_option("")
+    assert len(samples(page)) == 10
+    page.locator("#s-ck").select_option("*")
+    assert len(samples(page)) == 10
+    page.locator("#s-more").click()
+    page.locator("#s-list article >> nth=29").wait_for()
+    assert page.locator("#s-count").inner_text().startswith("30 of ")
+
+
+def test_shift_shows_a_method_alone_and_again_all(page: "playwright.Page") -> None:
+    shown = "rs => [...new Set(rs.map(r => r.dataset.method))].sort()"
+    rows = page.locator("#checkpoints tbody tr:visible")
+    everyone = rows.evaluate_all(shown)
+    page.locator('[data-toggle="kto"]').first.click(modifiers=["Shift"])
+    assert rows.evaluate_all(shown) == ["kto"]
+    page.locator('[data-toggle="kto"]').first.click(modifiers=["Shift"])
+    assert rows.evaluate_all(shown) == everyone == ["dpo", "ipo", "kto", "ppo", "simpo"]
+
+
+def test_the_chosen_of_every_beta_are_a_filter(page: "playwright.Page") -> None:
+    page.locator("#t-state").select_option("chosen")
+    found = page.locator("#checkpoints tbody tr:visible").evaluate_all(
+        "rs => rs.map(r => r.dataset.ck.split('|').slice(0, 3).join('|'))"
+    )
+    assert len(found) == len(set(found)) == 20
+
+
+def test_keys_search_the_samples_and_list_themselves(page: "playwright.Page") -> None:
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "s-query"
+    assert page.locator("#s-query").input_value() == ""
+    page.keyboard.type("?")
+    assert page.locator("#help").is_hidden()
+    page.locator("body").press("Tab")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    assert page.locator("#help").is_hidden()
+
+
+def test_the_link_button_copies_the_address_of_the_view(
+    browser: "playwright.Browser", full_run: Path
+) -> None:
+    page, _ = open_page(browser, full_run, permissions=["clipboard-read", "clipboard-write"])
+    page.locator("#t-words").fill("kto")
+    page.locator("#link").click()
+    page.get_by_text("copied", exact=True).wait_for()
+    address = page.evaluate("navigator.clipboard.readText()")
+    assert address == page.url.split("#")[0] + "#verdict?rows=kto"
