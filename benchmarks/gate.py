@@ -31,6 +31,7 @@ from prefeval.metrics.joint_rates import lc_rate, problem_of
 from prefeval.metrics.stats import Array
 
 PROMPTS, CLUSTERS, MARGIN, LOST = 560, 80, 3.0, 5.0
+FAMILY_SIZE, MORE = 7, 644
 MEAN, SPREAD = 0.6, 1.2  # of preferences: Beta's mean and concentration, a deviation of .33
 ALIKE, FAMILY = 0.8, 0.1  # of the latent scores: between the models; in a cluster, of the rest
 CHECKED, MANY, CHURN, BEHAVIOURS = 64, 250, 0.01, 6
@@ -126,18 +127,18 @@ def judged(
     return Joined(Evidence(judgments=frames[0]), Evidence(judgments=frames[1]), {})
 
 
-def intercept_for(change: float, repeats: int = 1500) -> float:
+def intercept_for(change: float, n: int, repeats: int = 1500) -> float:
     """B's log odds at which its length-controlled rate is expected to be A's plus ``change``.
 
     The rate is the published, penalised fit, so its truth is what that fit gives on average at this
-    n: the penalty makes a change that is 3.0 points on very many prompts about 2.9 on 560.
+    ``n``: the penalty makes a change that is 3.0 points on very many prompts about 2.9 on 560.
     """
 
     def gap(intercept: float) -> float:
         total = 0.0
         for seed in range(repeats):
-            joined = judged(np.random.default_rng([1, seed]), (0.3, intercept), PROMPTS, CLUSTERS)
-            every = np.ones(PROMPTS, dtype=bool)
+            joined = judged(np.random.default_rng([1, seed]), (0.3, intercept), n, n // FAMILY_SIZE)
+            every = np.ones(n, dtype=bool)
             a, b = (
                 lc_rate(problem_of(e, every), e.calibration.C).value for e in (joined.a, joined.b)
             )
@@ -152,17 +153,17 @@ def intercept_for(change: float, repeats: int = 1500) -> float:
     return x[-1]
 
 
-def length_controlled_case() -> Case:
+def length_controlled_case(n: int) -> Case:
     """The rate that a policy names first; 200 refits a repeat where the gate takes 1000."""
     known: dict[float, float] = {}
 
     def draw(rng: np.random.Generator, change: float) -> str:
         if change not in known:
-            known[change] = intercept_for(change)
-        joined = judged(rng, (0.3, known[change]), PROMPTS, CLUSTERS)
+            known[change] = intercept_for(change, n)
+        joined = judged(rng, (0.3, known[change]), n, n // FAMILY_SIZE)
         return outcome(length_controlled(joined, rng=rng, n_boot=200), MARGIN)
 
-    return Case("LC win rate", str(PROMPTS), MARGIN, draw)
+    return Case("LC win rate", str(n), MARGIN, draw)
 
 
 # -- several at once, and looking on -------------------------------------------------------------
@@ -197,7 +198,8 @@ def cases() -> dict[str, Case]:
             "raw win rate, verdicts 0, ½, 1", f"{PROMPTS}", MARGIN,
             lambda r, c: outcome(win_rate(r, c, verdict), MARGIN),
         ),
-        "lc": length_controlled_case(),
+        "lc": length_controlled_case(PROMPTS),
+        "lc-more": length_controlled_case(MORE),
         "kept": Case(
             "behaviour, losses alone", f"{CHECKED}", LOST,
             lambda r, c: outcome(behaviour(r, c), LOST),
