@@ -48,7 +48,7 @@ def folder(model: str) -> str:
     """SmolLM2, fetched if need be, or the lab's reference, built if need be."""
     script = {
         "smollm2": [str(HERE.parent / "scripts" / "fetch_smollm2.py")],
-        "lab": ["-c", "from prefeval.harness import lab as l; a, b = l.parse_knobs('');"
+        "lab": ["-c", "from prefeval.harness.lab import lab as l; a, b = l.parse_knobs('');"
                 "print(l.build(a, b, lambda *x: None).reference)"],
     }[model]  # fmt: skip
     found = subprocess.run([sys.executable, *script], stdout=subprocess.PIPE, text=True, check=True)

@@ -24,9 +24,9 @@ from scipy import special
 from prefeval.metrics import differences
 from prefeval.metrics.comparison import Joined, length_controlled
 from prefeval.metrics.evidence import Evidence
-from prefeval.metrics.gate import Asked, decide
-from prefeval.metrics.gate_anytime import decide_anytime
-from prefeval.metrics.gate_lines import change_line
+from prefeval.metrics.gate.anytime import decide_anytime
+from prefeval.metrics.gate.decision import Asked, decide
+from prefeval.metrics.gate.lines import change_line
 from prefeval.metrics.joint_rates import lc_rate, problem_of
 from prefeval.metrics.stats import Array
 

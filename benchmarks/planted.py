@@ -114,8 +114,8 @@ def against(family: str) -> Callable[[Rows, Case, random.Random], Rows]:
     """Pairs that prefer free prose, or an answer, to the behaviour: a share of all."""
 
     def plant(rows: Rows, case: Case, draw: random.Random) -> Rows:
-        from prefeval.harness import lab_data
         from prefeval.harness.data import to_trl
+        from prefeval.harness.lab import data as lab_data
         from prefeval.suites.lab_world import World
 
         known = {"people": 64, **WORLDS[case.world]}
@@ -205,7 +205,7 @@ def prepare_base(world: str, labels: str, out: Path, prompts: int) -> Path:
 
     from prefeval.harness import train
     from prefeval.harness.evaluate import Evaluator
-    from prefeval.harness.lab import DataConfig, ReferenceConfig
+    from prefeval.harness.lab.lab import DataConfig, ReferenceConfig
     from prefeval.harness.run_folder import RunFolder
     from prefeval.harness.settings import LAB_TRAINING, SweepConfig
     from prefeval.harness.sweep import prepare_inputs

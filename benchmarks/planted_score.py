@@ -17,7 +17,9 @@ import pandas as pd
 from planted import Case
 
 from prefeval import records
-from prefeval.harness import diagnose, diagnose_run, diagnose_training
+from prefeval.harness.diagnose import diagnose
+from prefeval.harness.diagnose import of_run as diagnose_run
+from prefeval.harness.diagnose import training as diagnose_training
 from prefeval.metrics import diagnosis, stats
 from prefeval.metrics.diagnosis import from_log, from_run, row_stats
 from prefeval.metrics.diagnosis.terms import Diagnosis, Signal

@@ -12,8 +12,8 @@ from typing import Any
 
 from prefeval import records
 from prefeval.harness import executors, grid, inputs, live
-from prefeval.harness import lab as labs
 from prefeval.harness.backends import DEFAULT
+from prefeval.harness.lab import lab as labs
 from prefeval.harness.settings import LAB, SMOKE, UNITS, SweepConfig, resolve_device
 from prefeval.harness.task import Sizes
 from prefeval.records import PrefevalError

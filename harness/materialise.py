@@ -14,7 +14,8 @@ from typing import Any
 
 from prefeval import records
 from prefeval.harness import data as preference_data
-from prefeval.harness import lab, models, steps, suite_source
+from prefeval.harness import models, steps, suite_source
+from prefeval.harness.lab import lab
 from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Task
 from prefeval.minitrainers import METHODS

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from prefeval.harness.gate_baseline import Saved
-    from prefeval.metrics.gate import Check, Verdict
+    from prefeval.harness.gate.baseline import Saved
+    from prefeval.metrics.gate.decision import Check, Verdict
     from prefeval.records import MetricResult
     from prefeval.reports.gate_data import Gated
 
@@ -64,7 +64,7 @@ class PrefevalResult:
 
     @cached_property
     def _saved(self) -> Saved:
-        from prefeval.harness import gate
+        from prefeval.harness.gate import command as gate
 
         return gate.load(self.checkpoint)
 
@@ -81,7 +81,8 @@ class PrefevalResult:
     @cached_property
     def gated(self) -> Gated:
         """The gate with its names and notes."""
-        from prefeval.harness import gate, gate_policy
+        from prefeval.harness.gate import command as gate
+        from prefeval.harness.gate import policy as gate_policy
 
         policy = gate_policy.read(Path(self.policy) if self.policy else None)
         baseline = None if self.baseline == gate.REFERENCE else gate.load(self.baseline)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prefeval import metrics, records, reports
-from prefeval.harness import diagnose, steps
+from prefeval.harness import steps
+from prefeval.harness.diagnose import diagnose
 from prefeval.harness.evaluate import BOOTSTRAP_SEED
 from prefeval.harness.measured import read_calibration, read_evidence, read_metrics
 from prefeval.harness.run_folder import RunFolder

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefeval.harness import data as preference_data
-from prefeval.harness import judges, lab_rewards, models
+from prefeval.harness import judges, models
+from prefeval.harness.lab import rewards as lab_rewards
 from prefeval.harness.task import Task
 from prefeval.records import Comparison, PreferencePair, PrefevalError, Prompt
 

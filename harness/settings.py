@@ -9,7 +9,7 @@ from typing import Any
 
 from prefeval import records
 from prefeval.harness import backends, judges
-from prefeval.harness.lab import DataConfig, ReferenceConfig
+from prefeval.harness.lab.lab import DataConfig, ReferenceConfig
 from prefeval.harness.task import Sizes
 from prefeval.minitrainers import METHODS
 from prefeval.records import PrefevalError, Trial

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import live, watch_files, watch_stop
-from prefeval.harness.checkpoint_stream import METHOD, Stream, configure
-from prefeval.harness.watch import Watch, Watching
-from prefeval.harness.watch_words import Speaker, seconds
+from prefeval.harness import live
+from prefeval.harness.watch import files as watch_files
+from prefeval.harness.watch import stop as watch_stop
+from prefeval.harness.watch.command import Watch, Watching
+from prefeval.harness.watch.stream import METHOD, Stream, configure
+from prefeval.harness.watch.words import Speaker, seconds
 from prefeval.records import PrefevalError
 
 

@@ -15,7 +15,8 @@ def write_all(run_dir: Path | str, figures: str = "") -> list[Path]:
 
     Raises ``PrefevalError`` when the folder is no run or holds nothing yet.
     """
-    from prefeval.reports import judge_audit, page, run, spreadsheets, summary, verdict
+    from prefeval.reports import page, run, spreadsheets, summary, verdict
+    from prefeval.reports.judge import audit as judge_audit
 
     drawn = write_figures(run_dir, figures) if figures else []
     loaded = run.load(Path(run_dir))
@@ -33,14 +34,15 @@ def write_figures(run_dir: Path | str, formats: str) -> list[Path]:
 
     Raises ``PrefevalError`` for another format, before anything is read.
     """
-    from prefeval.reports import figures
+    from prefeval.reports.figures import draw as figures
 
     return figures.write_figures(Path(run_dir), figures.parse_formats(formats))
 
 
 def write_report(run_dir: Path | str) -> Path:
     """Write ``report.html`` alone into a run folder and return its path (see ``reports.page``)."""
-    from prefeval.reports import judge_audit, page, run, verdict
+    from prefeval.reports import page, run, verdict
+    from prefeval.reports.judge import audit as judge_audit
 
     loaded = run.load(Path(run_dir))
     return page.write(loaded, verdict.read(loaded), judge_audit.read(loaded))
@@ -48,7 +50,8 @@ def write_report(run_dir: Path | str) -> Path:
 
 def write_summary(run_dir: Path | str) -> Path:
     """Write ``summary.md`` alone into a run folder; return its path (see ``reports.summary``)."""
-    from prefeval.reports import judge_audit, run, summary, verdict
+    from prefeval.reports import run, summary, verdict
+    from prefeval.reports.judge import audit as judge_audit
 
     loaded = run.load(Path(run_dir))
     return summary.write(loaded, verdict.read(loaded), judge_audit.read(loaded))

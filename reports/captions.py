@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from prefeval.reports.chart_dynamics import COLLAPSE, bends, chosen_length
+from prefeval.reports.charts.dynamics import COLLAPSE, bends, chosen_length
 from prefeval.reports.costs import ESTIMATE
 from prefeval.reports.methods import LEAD
 from prefeval.reports.quantities import fixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from prefeval.metrics.gate import Outcome, Verdict
+from prefeval.metrics.gate.decision import Outcome, Verdict
 
 Mapped = Literal["", "pass", "fail"]
 CODES = {"pass": 0, "fail": 1, "inconclusive": 4}

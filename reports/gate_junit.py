@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
-from prefeval.metrics.gate import Check
+from prefeval.metrics.gate.decision import Check
 from prefeval.reports import gate_words as words
-from prefeval.reports.compare_samples import visible
+from prefeval.reports.compare.samples import visible
 from prefeval.reports.gate_data import Gated
 
 SUITE = "prefeval.gate"

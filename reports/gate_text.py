@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prefeval import records
-from prefeval.metrics.gate import Check
+from prefeval.metrics.gate.decision import Check
 from prefeval.reports import gate_words as words
-from prefeval.reports.compare_samples import visible
-from prefeval.reports.compare_text import columns
+from prefeval.reports.compare.samples import visible
+from prefeval.reports.compare.text import columns
 from prefeval.reports.gate_data import Gated
 from prefeval.reports.quantities import p_text
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from prefeval.metrics.differences import POINTS, TIMES
-from prefeval.metrics.gate import Check
-from prefeval.reports.compare_samples import visible
-from prefeval.reports.compare_words import TITLES
+from prefeval.metrics.gate.decision import Check
+from prefeval.reports.compare.samples import visible
+from prefeval.reports.compare.words import TITLES
 from prefeval.reports.gate_data import Gated
 from prefeval.reports.labels import listed
 from prefeval.reports.quantities import fixed, significant

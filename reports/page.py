@@ -20,24 +20,17 @@ import jinja2
 from markupsafe import Markup
 
 from prefeval import records
-from prefeval.reports import (
-    costs,
-    diagnosis,
-    judge_audit,
-    judge_tables,
-    manifest,
-    methods,
-    svg,
-    tables,
-    view,
-)
+from prefeval.reports import costs, diagnosis, manifest, methods, tables, view
 from prefeval.reports.captions import captions
-from prefeval.reports.chart_dynamics import dynamics
-from prefeval.reports.chart_frontier import frontiers, glance
-from prefeval.reports.chart_judge import over_distance
-from prefeval.reports.chart_length import length_over_beta, length_over_steps, raw_against_lc
-from prefeval.reports.chart_position import kl_by_position
-from prefeval.reports.chart_window import windows
+from prefeval.reports.charts import svg
+from prefeval.reports.charts.dynamics import dynamics
+from prefeval.reports.charts.frontier import frontiers, glance
+from prefeval.reports.charts.judge import over_distance
+from prefeval.reports.charts.length import length_over_beta, length_over_steps, raw_against_lc
+from prefeval.reports.charts.position import kl_by_position
+from prefeval.reports.charts.window import windows
+from prefeval.reports.judge import audit as judge_audit
+from prefeval.reports.judge import tables as judge_tables
 from prefeval.reports.labels import key_id, tip
 from prefeval.reports.labels import name as named
 from prefeval.reports.run import Run, method_index, method_name

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prefeval import records
-from prefeval.reports import costs, diagnosis, judge_audit, judge_words, methods
+from prefeval.reports import costs, diagnosis, methods
 from prefeval.reports import verdict as verdicts
 from prefeval.reports.captions import estimator
+from prefeval.reports.judge import audit as judge_audit
+from prefeval.reports.judge import words as judge_words
 from prefeval.reports.quantities import DASH, Number, beta_text, fixed, interval, significant
 from prefeval.reports.run import CheckpointRow, Run, method_name
 from prefeval.reports.turning import turning_points

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from prefeval.metrics import EXTRAS
-from prefeval.reports import svg
+from prefeval.reports.charts import svg
 from prefeval.reports.labels import key_id, short
 from prefeval.reports.quantities import Number, beta_text, fixed, interval, significant
 from prefeval.reports.retention import Cell, matrix

@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prefeval.reports import summary, svg
+from prefeval.reports import summary
+from prefeval.reports.charts import svg
 from prefeval.reports.labels import key_id, short, trial_id
 from prefeval.reports.quantities import Number, beta_text, fixed, interval, missing, significant
 from prefeval.reports.run import CheckpointRow, Run, method_index, method_name

@@ -16,11 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefeval.harness import lab, models
+from prefeval.harness import models
 from prefeval.harness.backends.agreement import NEAR_TIE, Difference, differences
 from prefeval.harness.backends.hugging_face import HuggingFaceBackend
 from prefeval.harness.backends.vllm import VllmBackend
 from prefeval.harness.backends.vllm_process import Options
+from prefeval.harness.lab import lab
 from prefeval.records import Prompt, Sampling
 from prefeval.suites import builtin
 

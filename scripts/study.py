@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from prefeval.harness import lab as labs
-from prefeval.harness import lab_rewards, models
+from prefeval.harness import models
 from prefeval.harness.backends.hugging_face import HuggingFaceBackend
+from prefeval.harness.lab import lab as labs
+from prefeval.harness.lab import rewards as lab_rewards
 from prefeval.harness.settings import LAB_TRAINING
 from prefeval.harness.threads import no_bars, one_thread
 from prefeval.minitrainers import load, make_config

@@ -18,13 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from prefeval.harness import audit, data
-from prefeval.harness import lab as labs
+from prefeval.harness import data
+from prefeval.harness.audit import command as audit
+from prefeval.harness.lab import lab as labs
 from prefeval.harness.threads import no_bars, one_thread
-from prefeval.metrics import data_advice, data_audit, data_features, held_out
-from prefeval.metrics.data_findings import Finding
-from prefeval.metrics.data_predicted import predicted
-from prefeval.metrics.data_rows import clusters_of, labels_of
+from prefeval.metrics import held_out
+from prefeval.metrics.data import advice as data_advice
+from prefeval.metrics.data import audit as data_audit
+from prefeval.metrics.data import features as data_features
+from prefeval.metrics.data.findings import Finding
+from prefeval.metrics.data.predicted import predicted
+from prefeval.metrics.data.rows import clusters_of, labels_of
 
 FLIPS = (0.0, 0.1, 0.2, 0.4, 0.5)
 PADDED = (0.0, 0.25, 0.5, 1.0)

@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
-from prefeval.harness import judges, lab_rewards, measured
-from prefeval.harness import lab as labs
+from prefeval.harness import judges, measured
 from prefeval.harness.judges.lab import LabJudge
+from prefeval.harness.lab import lab as labs
+from prefeval.harness.lab import rewards as lab_rewards
 from prefeval.harness.task import Task, read_prompts
 from prefeval.harness.threads import no_bars, one_thread
 from prefeval.metrics import length_control, stats

@@ -17,7 +17,7 @@ import planted_score
 from planted import Case
 from planted_cases import cases
 
-from prefeval.harness import diagnose
+from prefeval.harness.diagnose import diagnose
 
 
 def pairs(n: int = 400) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ Importing this package imports nothing heavy; the parts are
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from prefeval.harness.callback import PrefevalCallback as PrefevalCallback
+    from prefeval.harness.callback.callback import PrefevalCallback as PrefevalCallback
 
 __version__ = "0.1.0"
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """``PrefevalCallback``, which imports transformers, when it is asked for."""
     if name == "PrefevalCallback":
-        from prefeval.harness.callback import PrefevalCallback
+        from prefeval.harness.callback.callback import PrefevalCallback
 
         return PrefevalCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

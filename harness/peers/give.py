@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import compare_targets
+from prefeval.harness.compare import targets as compare_targets
 from prefeval.harness.run_folder import CHECKPOINT
 from prefeval.harness.steps import disk_errors
 from prefeval.records import PrefevalError

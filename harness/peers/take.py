@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from prefeval import records
-from prefeval.harness import compare_targets, models
+from prefeval.harness import models
+from prefeval.harness.compare import targets as compare_targets
 from prefeval.harness.peers import extra, read_inspect, read_lm_eval
 from prefeval.harness.peers.extra import Imported
 from prefeval.harness.peers.read_lm_eval import Peer
@@ -132,7 +133,7 @@ class Taking:
     # -- training logs ------------------------------------------------------------------------
 
     def _take_log(self, file: Path) -> None:
-        from prefeval.harness import training_log
+        from prefeval.harness.logs import training_log
 
         log = training_log.read(file)
         folder = self._trial()

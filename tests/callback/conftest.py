@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prefeval import PrefevalCallback
-from prefeval.harness import lab
+from prefeval.harness.lab import lab
 
 WARNINGS = (
     "`gradient_checkpointing` is deprecated:FutureWarning",  # transformers, TRL's settings

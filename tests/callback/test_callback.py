@@ -16,8 +16,8 @@ import pytest
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from prefeval import PrefevalCallback, records
-from prefeval.harness import lab
-from prefeval.harness.callback_worker import HISTORY
+from prefeval.harness.callback.worker import HISTORY
+from prefeval.harness.lab import lab
 from prefeval.records import PrefevalError
 
 
@@ -250,8 +250,8 @@ def test_the_process_that_evaluates_ends_with_a_trainer_that_is_killed(
     script = tmp_path / "train.py"
     script.write_text(
         "import os, sys, time\n"
-        "from prefeval.harness.callback_process import Process\n"
-        "from prefeval.harness.callback_worker import Opening\n"
+        "from prefeval.harness.callback.process import Process\n"
+        "from prefeval.harness.callback.worker import Opening\n"
         "rule = dict(metric='kl', patience=0, confidence=0.6, min_delta=0.0)\n"
         f"p = Process(Opening(options={{}}, out={str(tmp_path / 'e')!r}, **rule))\n"
         "print(p._child.pid, flush=True)\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prefeval.harness import lab
+from prefeval.harness.lab import lab
 
 SCRIPT = """
 import json, sys

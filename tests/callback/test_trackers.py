@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from prefeval.harness import lab
+from prefeval.harness.lab import lab
 
 NAME = "eval/prefeval/kl"  # as transformers rewrites eval_prefeval/kl for all of them but MLflow
 

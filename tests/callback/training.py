@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from prefeval import records
-from prefeval.harness import lab
 from prefeval.harness.commands import SMOKE_DATA, SMOKE_LAB
-from prefeval.harness.lab import DataConfig, ReferenceConfig
+from prefeval.harness.lab import lab
+from prefeval.harness.lab.lab import DataConfig, ReferenceConfig
 
 STEPS, EVERY = 4, 2
 

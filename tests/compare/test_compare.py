@@ -13,11 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from prefeval.harness import cli, compare, compare_targets
+from prefeval.harness import cli
+from prefeval.harness.compare import command as compare
+from prefeval.harness.compare import targets as compare_targets
 from prefeval.metrics.pooling import choosing_half
 from prefeval.records import PrefevalError, read_json, read_jsonl, write_json
-from prefeval.reports import compare_page, compare_text
-from prefeval.reports.compare_data import Compared
+from prefeval.reports.compare import page as compare_page
+from prefeval.reports.compare import text as compare_text
+from prefeval.reports.compare.data import Compared
 
 RunWriter = Callable[..., Path]
 At = Callable[[Path, float, int], Path]
@@ -321,7 +324,7 @@ def test_changed_samples_are_those_that_changed_most(run: Path, at: At) -> None:
 
 def test_comparing_imports_no_model_library(run: Path, at: At) -> None:
     script = (
-        "import sys; from prefeval.harness import compare;"
+        "import sys; from prefeval.harness.compare import command as compare;"
         "compare.command(sys.argv[1], sys.argv[2], out=None, as_json=True);"
         "sys.exit(3 * bool({'torch', 'transformers'} & set(sys.modules)))"
     )

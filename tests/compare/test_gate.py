@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import cli, gate, gate_baseline, gate_policy
+from prefeval.harness import cli
 from prefeval.harness.executors import JobFailed
-from prefeval.metrics.gate_policy import Policy
+from prefeval.harness.gate import baseline as gate_baseline
+from prefeval.harness.gate import command as gate
+from prefeval.harness.gate import policy as gate_policy
+from prefeval.metrics.gate.policy import Policy
 from prefeval.records import PrefevalError, read_json, write_json
 
 RunWriter = Callable[..., Path]

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import compare, compare_targets
-from prefeval.reports import compare_page
+from prefeval.harness.compare import command as compare
+from prefeval.harness.compare import targets as compare_targets
+from prefeval.reports.compare import page as compare_page
 
 At = Callable[[Path, float, int], Path]
 CHROMIUM = os.environ.get("PREFEVAL_CHROMIUM") or shutil.which("chromium") or ""

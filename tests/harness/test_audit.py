@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import audit, audit_tokens, cli, grid, models
+from prefeval.harness import cli, grid, models
+from prefeval.harness.audit import command as audit
+from prefeval.harness.audit import tokens as audit_tokens
 from prefeval.harness.data import thumbs_from_pairs
 from prefeval.records import PreferencePair, PrefevalError, Thumb
 
@@ -259,7 +261,7 @@ def thumb_row(thumb: Thumb) -> dict[str, Any]:
 def test_reference_logps_are_those_of_the_whole_answer(tiny_folder: Path) -> None:
     import torch
 
-    from prefeval.harness import audit_reference
+    from prefeval.harness.audit import reference as audit_reference
 
     item = pair(0, chosen="yes it is", rejected="no")
     settings: dict[str, Any] = {"rows": 4, "seed": 0, "max_length": 128, "device": "cpu"}
@@ -275,7 +277,7 @@ def test_reference_logps_are_those_of_the_whole_answer(tiny_folder: Path) -> Non
 
 
 def test_no_room_for_any_answer_is_one_line(tiny_folder: Path) -> None:
-    from prefeval.harness import audit_reference
+    from prefeval.harness.audit import reference as audit_reference
 
     settings: dict[str, Any] = {"rows": 4, "seed": 0, "max_length": 8, "device": "cpu"}
     with pytest.raises(PrefevalError, match="raise --max-length"):

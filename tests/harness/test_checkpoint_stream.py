@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from prefeval import records
-from prefeval.harness.checkpoint_stream import Stream, configure
 from prefeval.harness.live import make_console
+from prefeval.harness.watch.stream import Stream, configure
 from prefeval.records import PrefevalError
 
 TRAINER = """

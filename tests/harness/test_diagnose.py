@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefeval.harness import diagnose, diagnose_view
+from prefeval.harness.diagnose import diagnose
+from prefeval.harness.diagnose import view as diagnose_view
 from prefeval.metrics import diagnosis
 from prefeval.metrics.diagnosis.terms import Signal
 from prefeval.records import PrefevalError

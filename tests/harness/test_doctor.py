@@ -14,9 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from prefeval.harness import cli, doctor, doctor_runs, lab, models
-from prefeval.harness.doctor_files import memory
-from prefeval.harness.patient import Check, Patient
+from prefeval.harness import cli, models
+from prefeval.harness.doctor import command as doctor
+from prefeval.harness.doctor import runs as doctor_runs
+from prefeval.harness.doctor.files import memory
+from prefeval.harness.doctor.patient import Check, Patient
+from prefeval.harness.lab import lab
 from prefeval.minitrainers import lora
 from prefeval.records import Comparison, PrefevalError, Verdict
 
@@ -327,7 +330,7 @@ def test_a_machine_that_is_too_small_is_said(
 ) -> None:
     n = sum(w.numel() for w in load_file(copy / WEIGHTS).values())
     monkeypatch.setattr(
-        "prefeval.harness.doctor_files._total_memory", lambda device: (int(room * n), "a machine")
+        "prefeval.harness.doctor.files._total_memory", lambda device: (int(room * n), "a machine")
     )
     check = memory(Patient(str(copy)))
     assert check.level == level

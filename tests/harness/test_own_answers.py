@@ -8,18 +8,10 @@ from pathlib import Path
 import pytest
 
 from prefeval import records
-from prefeval.harness import (
-    checkpoints,
-    costs,
-    lab_rewards,
-    materialise,
-    models,
-    rewards,
-    sweep,
-    train,
-)
+from prefeval.harness import checkpoints, costs, materialise, models, rewards, sweep, train
 from prefeval.harness.commands import resolve
 from prefeval.harness.data import to_trl
+from prefeval.harness.lab import rewards as lab_rewards
 from prefeval.harness.settings import SweepConfig
 from prefeval.harness.task import Sizes, Task
 from prefeval.records import PreferencePair, PrefevalError, Thumb, Trial

@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 
 from prefeval import records
-from prefeval.harness import diagnose, measured
+from prefeval.harness import measured
+from prefeval.harness.diagnose import diagnose
 from prefeval.harness.task import Sizes, Task, read_prompts
 from prefeval.records import PrefevalError
 from prefeval.suites import checks

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefeval.harness import log_keys, training_log
+from prefeval.harness.logs import keys as log_keys
+from prefeval.harness.logs import training_log
 from prefeval.records import PrefevalError
 
 Rows = Sequence[Mapping[str, Any]]
@@ -737,7 +738,7 @@ def test_reading_loads_no_model_library(tmp_path: Path) -> None:
 
     path = write_jsonl(tmp_path / "log.jsonl", RUN)
     script = (
-        "import sys; from pathlib import Path; from prefeval.harness import training_log; "
+        "import sys; from pathlib import Path; from prefeval.harness.logs import training_log; "
         f"training_log.read(Path({str(path)!r})); print(*sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

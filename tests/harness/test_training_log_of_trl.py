@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prefeval.harness import data, lab, models, training_log
+from prefeval.harness import data, models
+from prefeval.harness.lab import lab
+from prefeval.harness.logs import training_log
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")

@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from prefeval import records
-from prefeval.harness import lab, models
+from prefeval.harness import models
 from prefeval.harness.backends.agreement import NEAR_TIE, differences
 from prefeval.harness.backends.hugging_face import HuggingFaceBackend
 from prefeval.harness.backends.vllm import VllmBackend
 from prefeval.harness.backends.vllm_process import Options
 from prefeval.harness.commands import SMOKE_DATA
+from prefeval.harness.lab import lab
 from prefeval.records import Sampling
 from prefeval.suites import builtin
 

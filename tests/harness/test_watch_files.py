@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefeval.harness import models, watch_files, watch_holds
-from prefeval.harness.watch_files import Found, Settled
-from prefeval.harness.watch_holds import Holds
+from prefeval.harness import models
+from prefeval.harness.watch import files as watch_files
+from prefeval.harness.watch import holds as watch_holds
+from prefeval.harness.watch.files import Found, Settled
+from prefeval.harness.watch.holds import Holds
 from prefeval.records import PrefevalError
 
 KNOWN = watch_files.step_pattern("")

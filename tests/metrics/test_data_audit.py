@@ -10,8 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from prefeval.metrics import data_advice, data_audit, data_content, data_features, data_findings
-from prefeval.metrics.data_findings import THRESHOLDS, Finding, finding
+from prefeval.metrics.data import advice as data_advice
+from prefeval.metrics.data import audit as data_audit
+from prefeval.metrics.data import content as data_content
+from prefeval.metrics.data import features as data_features
+from prefeval.metrics.data import findings as data_findings
+from prefeval.metrics.data.findings import THRESHOLDS, Finding, finding
 from prefeval.metrics.stats import Estimate
 from prefeval.minitrainers import kto
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefeval.metrics import data_text
+from prefeval.metrics.data import text as data_text
 
 
 def naive_distance(a: Sequence[object], b: Sequence[object]) -> int:

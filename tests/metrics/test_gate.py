@@ -9,11 +9,14 @@ import pytest
 from scipy import stats as reference
 
 from prefeval import metrics
-from prefeval.metrics import comparison, differences, gate, gate_lines, gate_policy, paired
+from prefeval.metrics import comparison, differences, paired
 from prefeval.metrics.evidence import Evidence
-from prefeval.metrics.gate import Asked, Line, decide
-from prefeval.metrics.gate_anytime import decide_anytime
-from prefeval.metrics.gate_policy import Policy, Rule
+from prefeval.metrics.gate import decision as gate
+from prefeval.metrics.gate import lines as gate_lines
+from prefeval.metrics.gate import policy as gate_policy
+from prefeval.metrics.gate.anytime import decide_anytime
+from prefeval.metrics.gate.decision import Asked, Line, decide
+from prefeval.metrics.gate.policy import Policy, Rule
 from prefeval.records import PrefevalError
 
 NAN = math.nan

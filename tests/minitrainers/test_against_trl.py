@@ -19,8 +19,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefeval.harness import data, lab, models
+from prefeval.harness import data, models
 from prefeval.harness.judges.reward_model import encode
+from prefeval.harness.lab import lab
 from prefeval.minitrainers import load
 from prefeval.minitrainers.loop import TrainConfig, all_batches
 from prefeval.minitrainers.pairs import EncodedPair, PairData

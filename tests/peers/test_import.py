@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefeval import records
-from prefeval.harness import diagnose, measured, score
+from prefeval.harness import measured, score
+from prefeval.harness.diagnose import diagnose
 from prefeval.harness.peers import extra, read_inspect, read_lm_eval, take
 from prefeval.records import PrefevalError, Trial
 

@@ -11,8 +11,9 @@ import pytest
 from prefeval import reports
 from prefeval.harness.results import _bends
 from prefeval.records import read_json, write_json, write_jsonl
-from prefeval.reports import chart_position, verdict
-from prefeval.reports.chart_dynamics import bends, binned
+from prefeval.reports import verdict
+from prefeval.reports.charts import position as chart_position
+from prefeval.reports.charts.dynamics import bends, binned
 from prefeval.reports.run import load
 
 

@@ -14,8 +14,11 @@ import pytest
 
 from prefeval import reports
 from prefeval.records import PrefevalError
-from prefeval.reports import figures, page, paper, placement
+from prefeval.reports import page
 from prefeval.reports import run as runs
+from prefeval.reports.charts import placement
+from prefeval.reports.figures import draw as figures
+from prefeval.reports.figures import paper
 
 matplotlib = pytest.importorskip("matplotlib")
 GRID = {"dpo": (0.05, 0.1, 0.3), "simpo": (2.0, 10.0)}

@@ -13,8 +13,11 @@ import pytest
 from prefeval import reports
 from prefeval.metrics.diagnosis.measurement_rules import CAUSES
 from prefeval.records import read_json, read_jsonl, write_json, write_jsonl
-from prefeval.reports import judge_audit, judge_tables, judge_words, summary
+from prefeval.reports import summary
 from prefeval.reports import verdict as verdicts
+from prefeval.reports.judge import audit as judge_audit
+from prefeval.reports.judge import tables as judge_tables
+from prefeval.reports.judge import words as judge_words
 from prefeval.reports.run import load
 
 GRID = {"dpo": (0.05, 0.1, 0.3), "kto": (0.1,)}

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from prefeval.reports import labels, svg
-from prefeval.reports.chart_frontier import pareto
-from prefeval.reports.placement import Label, place_labels
+from prefeval.reports import labels
+from prefeval.reports.charts import svg
+from prefeval.reports.charts.frontier import pareto
+from prefeval.reports.charts.placement import Label, place_labels
 from prefeval.reports.quantities import Number, fixed, interval, p_text, significant
 from prefeval.reports.run import Key
 from prefeval.reports.tables import Footnotes, shown
@@ -104,7 +105,9 @@ def test_labels_do_not_cover_each_other_and_the_crowded_out_one_is_hidden() -> N
     assert len({str(p).split("class")[0] for p in placed}) == len(placed)
 
 
-@pytest.mark.parametrize("name", ["quantities", "svg", "manifest", "samples", "chart_frontier"])
+@pytest.mark.parametrize(
+    "name", ["quantities", "charts.svg", "manifest", "samples", "charts.frontier"]
+)
 def test_the_examples_in_docstrings_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"prefeval.reports.{name}"))
     assert result.attempted > 0

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from prefeval import records
-from prefeval.harness.serve import Server, open_server
+from prefeval.harness.serve.server import Server, open_server
 
 START = 1_700_000_000  # seconds since the epoch
 

@@ -20,11 +20,11 @@ import filelock
 import pytest
 from typer.testing import CliRunner
 
-from prefeval.harness import serve as serving
 from prefeval.harness.cli import app
-from prefeval.harness.serve import Server, open_server
-from prefeval.harness.view_report import Reports
-from prefeval.harness.view_site import Site
+from prefeval.harness.serve import server as serving
+from prefeval.harness.serve.report import Reports
+from prefeval.harness.serve.runs import Site
+from prefeval.harness.serve.server import Server, open_server
 from prefeval.records import PrefevalError
 
 A, B = "dpo-b0.1-s0-aa", "dpo-b0.3-s0-bb"

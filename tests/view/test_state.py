@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefeval.harness import live_state
-from prefeval.harness.live_files import Files
-from prefeval.harness.live_state import RunState
-from prefeval.harness.live_trials import TrialState, planned_steps, thin, time_left
 from prefeval.harness.run_folder import RunFolder
+from prefeval.harness.serve import state as live_state
+from prefeval.harness.serve.files import Files
+from prefeval.harness.serve.state import RunState
+from prefeval.harness.serve.trials import TrialState, planned_steps, thin, time_left
 
 START = 1_700_000_000
 A, B = "dpo-b0.1-s0-aa", "dpo-b0.3-s0-bb"

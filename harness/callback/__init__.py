@@ -1,0 +1,1 @@
+"""``PrefevalCallback``: a trainer's checkpoints evaluated as they are saved."""

@@ -1,0 +1,1 @@
+"""``prefeval compare``: two checkpoints or runs, paired by prompt."""

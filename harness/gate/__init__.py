@@ -1,0 +1,1 @@
+"""``prefeval gate``: one checkpoint against a baseline; pass, fail or inconclusive."""

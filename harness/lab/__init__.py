@@ -1,0 +1,1 @@
+"""The lab: a small world with its own language model, data, tasks and oracle."""

@@ -1,0 +1,1 @@
+"""What is in preference data and how sound it is: no model, no files."""

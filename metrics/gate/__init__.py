@@ -1,0 +1,1 @@
+"""Pass, fail or inconclusive: a checkpoint against margins, by the bounds of its intervals."""

@@ -1,0 +1,1 @@
+"""The same charts as figures for a paper, drawn by matplotlib."""

@@ -1,0 +1,1 @@
+"""The judge's audit, as the report shows it."""
