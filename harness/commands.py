@@ -191,7 +191,7 @@ def _targets(options: Mapping[str, Any]) -> Any:
 
 def _tracked(targets: Any, run: Path, console: Any) -> Any:
     """Sends the run to its trackers while the block makes it."""
-    from prefeval.harness import track
+    from prefeval.harness.trackers import track
 
     say = lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
     return track.following(run, targets, say)

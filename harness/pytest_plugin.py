@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefeval.harness.gate.baseline import Saved
     from prefeval.metrics.gate.decision import Check, Verdict
     from prefeval.records import MetricResult
-    from prefeval.reports.gate_data import Gated
+    from prefeval.reports.gate.data import Gated
 
 OPTIONS = ("checkpoint", "baseline", "policy")
 HELP = {
@@ -45,7 +45,7 @@ class PrefevalCheck:
 
     def require(self) -> None:
         """Fail where the check is shown worse than its limit; skip where it is inconclusive."""
-        from prefeval.reports import gate_words as words
+        from prefeval.reports.gate import words
 
         told = f"{words.title(self.check)}: {words.measured(self.check)}; {words.why(self.check)}"
         if self.check.outcome == "fail":

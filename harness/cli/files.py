@@ -125,6 +125,6 @@ def track(
     config: o.Config = None,
 ) -> None:
     """Send a saved run to experiment trackers; 5 where one could not be reached."""
-    from prefeval.harness import track as tracking
+    from prefeval.harness.trackers import track as tracking
 
     raise typer.Exit(tracking.command(run, to, typer.echo))

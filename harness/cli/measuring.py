@@ -89,7 +89,7 @@ def watch(
     config: o.Config = None,
 ) -> None:
     """Measure a training's checkpoints as its trainer writes them; 3 where one could not be."""
-    from prefeval.harness import watch_command as watching
+    from prefeval.harness.watch import command as watching
 
     options = dict(locals())
     options.pop("watching")

@@ -32,8 +32,10 @@ from prefeval.metrics.gate import decision as gates
 from prefeval.metrics.gate import policy as policies
 from prefeval.metrics.gate.policy import Policy
 from prefeval.records import PrefevalError
-from prefeval.reports import gate_junit, gate_text, labels
-from prefeval.reports.gate_data import Gated
+from prefeval.reports import labels
+from prefeval.reports.gate import junit as gate_junit
+from prefeval.reports.gate import text as gate_text
+from prefeval.reports.gate.data import Gated
 
 if TYPE_CHECKING:
     from rich.console import Console

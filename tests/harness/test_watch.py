@@ -17,10 +17,10 @@ import pytest
 from prefeval.harness import live
 from prefeval.harness.callback import gains as callback_gains
 from prefeval.harness.evaluate import VERSION
-from prefeval.harness.watch import command as watch
 from prefeval.harness.watch import files as watch_files
+from prefeval.harness.watch import loop as watch
 from prefeval.harness.watch import words as watch_words
-from prefeval.harness.watch.command import EXIT_REFUSED, Watch, Watching
+from prefeval.harness.watch.loop import EXIT_REFUSED, Watch, Watching
 from prefeval.harness.watch.stream import Measured
 from prefeval.metrics.early_stopping import Gain
 from prefeval.records import MetricResult, PrefevalError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import track
+from prefeval.harness.trackers import track
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::Warning:mlflow"),

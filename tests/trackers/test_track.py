@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from prefeval.harness import track, trackers
-from prefeval.harness.trackers import Target, read
+from prefeval.harness import trackers
+from prefeval.harness.trackers import Target, read, track
 from prefeval.records import PrefevalError
 
 DOWN = "mlflow:http://127.0.0.1:9"

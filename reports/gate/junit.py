@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from xml.etree import ElementTree as ET
 
 from prefeval.metrics.gate.decision import Check
-from prefeval.reports import gate_words as words
 from prefeval.reports.compare.samples import visible
-from prefeval.reports.gate_data import Gated
+from prefeval.reports.gate import words
+from prefeval.reports.gate.data import Gated
 
 SUITE = "prefeval.gate"
 NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

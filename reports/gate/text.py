@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from prefeval import records
 from prefeval.metrics.gate.decision import Check
-from prefeval.reports import gate_words as words
 from prefeval.reports.compare.samples import visible
 from prefeval.reports.compare.text import columns
-from prefeval.reports.gate_data import Gated
+from prefeval.reports.gate import words
+from prefeval.reports.gate.data import Gated
 from prefeval.reports.quantities import p_text
 
 if TYPE_CHECKING:

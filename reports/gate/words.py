@@ -10,7 +10,7 @@ from prefeval.metrics.differences import POINTS, TIMES
 from prefeval.metrics.gate.decision import Check
 from prefeval.reports.compare.samples import visible
 from prefeval.reports.compare.words import TITLES
-from prefeval.reports.gate_data import Gated
+from prefeval.reports.gate.data import Gated
 from prefeval.reports.labels import listed
 from prefeval.reports.quantities import fixed, significant
 

@@ -1,0 +1,1 @@
+"""A gate's decision in words, as text, Markdown and JUnit."""
