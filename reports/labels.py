@@ -10,12 +10,12 @@ from prefeval.reports.run import CheckpointRow, Key, method_name
 
 def key_id(key: Key) -> str:
     """One id for a checkpoint in every chart and table of the page."""
-    return f"{key.method}|{beta_text(key.beta)}|{key.seed}|{key.step}"
+    return f"{key.method}|{key.beta:.9g}|{key.seed}|{key.step}"
 
 
 def trial_id(key: tuple[str, float, int] | tuple[str, float]) -> str:
     """A trial, or all seeds of a β, in the page's attributes: the beginning of ``key_id``."""
-    return "|".join([key[0], beta_text(key[1]), *(str(seed) for seed in key[2:3])])
+    return "|".join([key[0], f"{key[1]:.9g}", *(str(seed) for seed in key[2:3])])
 
 
 def name(key: Key, *, seeds: bool = False) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -180,15 +181,21 @@ def to_jsonable(value: Any) -> Any:
 def content_hash(value: Any) -> str:
     """SHA-256 of a record's canonical JSON: equal content, equal hash, on any machine."""
     text = json.dumps(to_jsonable(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and rename: a reader sees the old file or the new one, never half of one."""
+    """Write beside and rename: a reader sees the old file or the new one, never half of one.
+
+    A lone surrogate, which no UTF-8 can hold and some data sets do, becomes U+FFFD.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as handle:
-            handle.write(text)
+            handle.write(SURROGATE.sub("\ufffd", text))
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)

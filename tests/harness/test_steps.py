@@ -100,3 +100,10 @@ def test_output_under_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PrefevalError, match="choose another --out"):
         RunFolder(tmp_path / "file" / "run").open("one")
+
+
+def test_a_lone_surrogate_is_written_as_a_replacement_character(tmp_path: Path) -> None:
+    rows = [{"text": "a\ud800b"}, {"text": "\U0001f600 \u2028"}]
+    records.write_jsonl(tmp_path / "rows.jsonl", rows)
+    assert records.read_jsonl(tmp_path / "rows.jsonl") == [{"text": "a\ufffdb"}, rows[1]]
+    assert records.content_hash(rows) != records.content_hash(rows[:1])
