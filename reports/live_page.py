@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from prefeval.reports.page import TEMPLATES, assets, content_security_policy, inline_json
+from prefeval.reports.document import inline_json, render, security_policy
 from prefeval.reports.run import METHODS, method_index, method_name
 from prefeval.reports.tables import icon
 
+STYLES = ("report.css", "view.css")
 SCRIPTS = ("view_base", "view_table", "view_runs", "view_run", "view")
 
 
@@ -39,22 +37,7 @@ def run(detail: Mapping[str, Any]) -> Page:
 
 
 def _render(kind: str, title: str, data: Any) -> Page:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    base, js = assets("report.css", SCRIPTS)
-    css = f"{base}\n{assets('view.css', ())[0]}"
-    html = environment.get_template("view.html").render(
-        kind=kind,
-        title=title,
-        css=Markup(css),
-        js=Markup(js),
-        data=inline_json(data),
-        marks=[(method_index(m), method_name(m), icon(m)) for m in (*METHODS, "other")],
-    )
-    policy = f"{content_security_policy(css, js)}; connect-src 'self'; frame-ancestors 'none'"
-    return Page(html.encode("utf-8", "replace").decode("utf-8"), policy)
+    marks = [(method_index(m), method_name(m), icon(m)) for m in (*METHODS, "other")]
+    context = {"kind": kind, "title": title, "data": inline_json(data), "marks": marks}
+    policy = f"{security_policy(STYLES, SCRIPTS)}; connect-src 'self'; frame-ancestors 'none'"
+    return Page(render("view.html", STYLES, SCRIPTS, context), policy)

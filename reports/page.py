@@ -1,26 +1,16 @@
 """report.html: one offline file that a person decides from.
 
-Content is put in by jinja2 with autoescape; charts are escaped as they are built (``svg``); the
-samples lie in the page as JSON in which no character can end the element (``inline_json``) and
-the script sets them as text. A content-security policy allows this file's own style and script by
-hash, and nothing else: no other script runs, no resource is fetched, no form is sent.
+What goes into it; how a page is made safe is ``document``'s. Charts are escaped as they are built
+(``charts.svg``); samples are packed (``samples``), and the script sets them as text.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from prefeval import records
-from prefeval.reports import costs, diagnosis, manifest, methods, tables, view
+from prefeval.reports import costs, diagnosis, document, manifest, methods, tables, view
 from prefeval.reports.captions import captions
 from prefeval.reports.charts import svg
 from prefeval.reports.charts.dynamics import dynamics
@@ -29,6 +19,7 @@ from prefeval.reports.charts.judge import over_distance
 from prefeval.reports.charts.length import length_over_beta, length_over_steps, raw_against_lc
 from prefeval.reports.charts.position import kl_by_position
 from prefeval.reports.charts.window import windows
+from prefeval.reports.document import inline_json
 from prefeval.reports.judge import audit as judge_audit
 from prefeval.reports.judge import tables as judge_tables
 from prefeval.reports.labels import key_id, tip
@@ -38,7 +29,7 @@ from prefeval.reports.samples import Pack, pack
 from prefeval.reports.summary import NEXT_STEPS, warnings
 from prefeval.reports.verdict import SIGNS, Verdict
 
-TEMPLATES = Path(__file__).with_name("templates")
+STYLES = ("report.css",)
 SCRIPTS = ("base", "points", "toggles", "zoom", "table", "diff", "samples", "page")
 SECTIONS = {
     "verdict": "Verdict",
@@ -65,8 +56,6 @@ NEED_CHECKPOINTS = (
     "samples",
     "judge",
 )
-# What may not stand in a <script>, breaks lines in scripts, reorders text, or is no character.
-UNSAFE = re.compile("[<>&\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> Path:
@@ -78,53 +67,7 @@ def write(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> Path:
 
 def render(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    css, js = assets("report.css", SCRIPTS)
-    page = environment.get_template("report.html").render(
-        csp=content_security_policy(css, js),
-        css=Markup(css),
-        js=Markup(js),
-        **context(run, verdict, audit),
-    )
-    return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes "?"
-
-
-def assets(css: str, scripts: Sequence[str]) -> tuple[str, str]:
-    """A page's style, and its scripts as one that shares no name with anything outside it."""
-    parts = [(TEMPLATES / "scripts" / f"{name}.js").read_text(encoding="utf-8") for name in scripts]
-    script = "\n".join(['(() => {\n"use strict";', *(p.strip() for p in parts), "})();"])
-    return (TEMPLATES / css).read_text(encoding="utf-8").strip(), script
-
-
-def content_security_policy(css: str, js: str) -> str:
-    """Nothing but this style and this script, each by its SHA-256, and the empty icon."""
-
-    def source(text: str) -> str:
-        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-    return (
-        f"default-src 'none'; script-src {source(js)}; style-src {source(css)};"
-        " img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def inline_json(value: Any) -> Markup:
-    r"""JSON that is safe inside a ``<script type="application/json">``.
-
-    ``<``, ``>``, ``&``, line separators, bidirectional controls and lone surrogates become
-    ``\uXXXX``, so that neither ``</script>`` nor ``<!--`` can occur.
-
-    >>> str(inline_json(["</script>"]))
-    '["\\u003c/script\\u003e"]'
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Markup(UNSAFE.sub(lambda m: f"\\u{ord(m.group()):04x}", text))
+    return document.render("report.html", STYLES, SCRIPTS, context(run, verdict, audit))
 
 
 def context(run: Run, verdict: Verdict, audit: judge_audit.Audit) -> dict[str, Any]:

@@ -37,9 +37,9 @@ class Reports:
 
     def policy(self) -> str:
         """What a report may do: its own style and script, by hash."""
-        from prefeval.reports import page
+        from prefeval.reports import document, page
 
-        return page.content_security_policy(*page.assets("report.css", page.SCRIPTS))
+        return document.security_policy(page.STYLES, page.SCRIPTS)
 
     def get(self, folder: Path) -> bytes:
         """The run's report; saved in its folder unless that is in use or may not be written.

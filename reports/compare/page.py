@@ -1,8 +1,6 @@
 """compare.html and compare.md: two checkpoints side by side, in one offline file each.
 
-As report.html is built (``page``): jinja2 with autoescape, a content-security policy that allows
-this file's own style and script by hash and nothing else, answers as JSON that the script sets as
-text.
+Made safe as report.html is (``document``); the answers are JSON that the script sets as text.
 """
 
 from __future__ import annotations
@@ -11,21 +9,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from prefeval import records
 from prefeval.metrics.differences import POINTS, TIMES, Difference
+from prefeval.reports import document
 from prefeval.reports.charts import svg
 from prefeval.reports.compare import text as compare_text
 from prefeval.reports.compare import words
 from prefeval.reports.compare.data import Answer, Changed, Compared
 from prefeval.reports.compare.samples import KINDS
-from prefeval.reports.page import TEMPLATES, assets, content_security_policy, inline_json
+from prefeval.reports.document import inline_json
 
 BAR = (200.0, 22.0)  # px
 EDGE = 7.0
 SCRIPTS = ("diff", "compare")
+STYLES = ("report.css", "compare.css")
 MAX_CHARACTERS = 20_000
 NAMES = ("compare.html", "compare.md")
 
@@ -41,19 +40,7 @@ def write(folder: Path, compared: Compared) -> tuple[Path, ...]:
 
 def render(compared: Compared) -> str:
     """The page as text."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    css, js = assets("report.css", SCRIPTS)
-    css = f"{css}\n{(TEMPLATES / 'compare.css').read_text(encoding='utf-8').strip()}"
-    page = environment.get_template("compare.html").render(
-        csp=content_security_policy(css, js), css=Markup(css), js=Markup(js), **context(compared)
-    )
-    return page.encode("utf-8", "replace").decode("utf-8")
+    return document.render("compare.html", STYLES, SCRIPTS, context(compared))
 
 
 def context(compared: Compared) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from prefeval import reports
 from prefeval.records import PrefevalError
-from prefeval.reports import page
+from prefeval.reports import document
 from prefeval.reports import run as runs
 from prefeval.reports.charts import placement
 from prefeval.reports.figures import draw as figures
@@ -158,7 +158,7 @@ def test_several_seeds_share_a_row_and_are_apart(synthetic: ModuleType, tmp_path
 
 
 def test_colours_are_the_pages_and_marks_its_shapes(drawn: dict[str, paper.Drawn]) -> None:
-    css = (page.TEMPLATES / "report.css").read_text(encoding="utf-8")
+    css = (document.TEMPLATES / "report.css").read_text(encoding="utf-8")
     light = re.findall(r"--(m\d|chosen|rejected): light-dark\((#\w+)", css)
     colours = dict(zip((f"m{i}" for i in range(7)), paper.COLOURS, strict=True))
     assert dict(light) == colours | paper.KINDS

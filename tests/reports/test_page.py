@@ -18,6 +18,7 @@ import pytest
 
 from prefeval import reports
 from prefeval.records import read_json, write_json
+from prefeval.reports import document
 from prefeval.reports import page as report_page
 
 
@@ -152,7 +153,7 @@ def test_hostile_names_errors_and_commands_are_escaped(
     "text", ["</script>", "<!--", "\u2028", "\u202e", "\ud800", "&amp;", "]]>", "\x85"]
 )
 def test_inline_json_reads_back_and_holds_no_dangerous_character(text: str) -> None:
-    inline = str(report_page.inline_json([text]))
+    inline = str(document.inline_json([text]))
     assert json.loads(inline) == [text]
     assert not re.search("[<>&\x85\u2028\u202e\ud800]", inline)
     inline.encode("utf-8")
