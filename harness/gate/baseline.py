@@ -14,6 +14,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +200,13 @@ def _load(path: Path) -> dict[str, Any]:
         found = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise PrefevalError(f"no such file: {path}; check --baseline") from None
-    except (OSError, EOFError, ValueError) as error:  # of gzip, UTF-8, JSON: whatever was cut
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        RecursionError,
+    ) as error:  # cut or overwritten
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PrefevalError(f"{path} is no whole baseline ({why}); {SAVE}") from error
     if not isinstance(found, dict):

@@ -200,13 +200,16 @@ def gate(
     notes: tuple[str, ...] = ()
     if baseline is None:
         joined = comparison.join(policies.of_reference(checkpoint.evidence), checkpoint.evidence)
+        joined, notes = _unchosen(joined, checkpoint)
         same, name = False, "the reference, by the same answers"
     else:
         notes = gate_baseline.require_alike(baseline, checkpoint.terms, checkpoint.prompts)
         joined, more = _join(baseline, checkpoint)
         notes, name = (*notes, *more), baseline.name
         same = baseline.answers == checkpoint.answers
-        notes += ("every answer is the baseline's: nothing has changed",) if same else ()
+        notes += (
+            ("every answer is the baseline's: no measure of answers has changed",) if same else ()
+        )
     if anytime is not None:
         return _anytime(checkpoint, name, joined, policy, anytime, notes, mapped)
     rng = np.random.default_rng(SEED)
@@ -228,28 +231,34 @@ def _join(baseline: Saved, checkpoint: Saved) -> tuple[Joined, tuple[str, ...]]:
             f"the baseline is of another suite: the checkpoint has no {', '.join(sorted(lost))} "
             f"prompts; {gate_baseline.SAVE}"
         )
-    notes = []
-    chosen = [s for s in both if s.chosen]
-    if chosen:
-        names = {
-            i
-            for s in chosen
-            for i in s.evidence.judgments["prompt_id"][
-                pooling.choosing_half(s.evidence.judgments["cluster"].to_numpy())
-            ]
-        }
-        joined = comparison.without_judgments(joined, names)
-        notes.append(
-            "one of the two was recommended out of several: win rates are of the "
-            f"{len(joined.a.judgments)} prompts that had no part in that"
-        )
+    joined, notes = _unchosen(joined, *both)
     moved = joined.a.judgments["len_baseline"] != joined.b.judgments["len_baseline"]
     if moved.any():
-        notes.append(
+        notes += (
             f"the reference answered {int(moved.sum())} of {len(moved)} prompts differently: win "
-            "rates are against two samples of it"
+            "rates are against two samples of it",
         )
-    return joined, tuple(notes)
+    return joined, notes
+
+
+def _unchosen(joined: Joined, *both: Saved) -> tuple[Joined, tuple[str, ...]]:
+    """Without the judgments by which one of ``both`` was chosen, and a note that says so."""
+    names = {
+        i
+        for s in both
+        if s.chosen
+        for i in s.evidence.judgments["prompt_id"][
+            pooling.choosing_half(s.evidence.judgments["cluster"].to_numpy())
+        ]
+    }
+    if not names:
+        return joined, ()
+    joined = comparison.without_judgments(joined, names)
+    told = (
+        f"{'one of the two' if len(both) > 1 else 'the checkpoint'} was recommended out of "
+        f"several: win rates are of the {len(joined.a.judgments)} prompts that had no part in that"
+    )
+    return joined, (told,)
 
 
 def _common_pairs(a: Saved, b: Saved) -> list[str] | None:

@@ -82,6 +82,11 @@ class Check:
     reason: str = ""
 
     @property
+    def undefined(self) -> bool:
+        """Whether it has no number or no bounds."""
+        return not (math.isfinite(self.low) and math.isfinite(self.high))
+
+    @property
     def bound(self) -> float:
         """The bound that decides: the far one where it fails, else the one next to the limit."""
         return self.low if (self.better > 0) == (self.outcome != "fail") else self.high

@@ -25,6 +25,9 @@ Estimator = Callable[[float], Estimate]
 """A value with its interval at a level."""
 
 
+SAME = 1e-4  # relative: what log-probabilities of the same weights differ by between machines
+
+
 class Kind(NamedTuple):
     """Whether more of a metric is better (1) or worse (-1); its margin unless told otherwise.
 
@@ -97,6 +100,17 @@ def unchanged(line: Line) -> Line:
         line, b=line.a, value=zero, bounds=lambda _: (zero, zero), scatter=0.0, reason="",
         p_lower=None, p_higher=None,
     )  # fmt: skip
+
+
+def moved(joined: Joined) -> set[str]:
+    """The metrics that are measured of the weights and differ anywhere: two checkpoints may answer
+    alike and give what they say, or held-out pairs, other probabilities."""
+    a, b = joined.a, joined.b
+    kl = a.samples["kl"].to_numpy(), b.samples["kl"].to_numpy()
+    sides = ["chosen_logps", "rejected_logps"]
+    pairs = a.pairs[sides].to_numpy(), b.pairs[sides].to_numpy()
+    found = {"kl": kl, "implicit_accuracy": pairs}
+    return {n for n, both in found.items() if not np.allclose(*both, rtol=SAME, equal_nan=True)}
 
 
 def _share(found: Difference, gained: int, lost: int) -> Line:

@@ -93,7 +93,8 @@ def checks(
     """Every check of the policy, on the checkpoint (``joined.b``) beside its baseline.
 
     ``own`` is the checkpoint's evidence on all of its prompts: floors and ceilings are of it.
-    ``same_answers`` says that every answer is the baseline's, so that nothing has changed.
+    ``same_answers`` says that every answer is the baseline's, so that nothing that is measured of
+    answers has changed.
     Raises ``PrefevalError`` for a rule about what is unknown, or when there is nothing to check.
     """
     frames = (joined.a.checks, joined.b.checks, own.checks)
@@ -104,7 +105,11 @@ def checks(
     relative = "kl" in rules and rules["kl"].relative
     lines = gate_lines.changes(joined, moves, rng=rng, relative_kl=relative)
     if same_answers:
-        lines = {name: gate_lines.unchanged(line) for name, line in lines.items()}
+        moved = gate_lines.moved(joined)
+        lines = {
+            name: line if name in moved else gate_lines.unchanged(line)
+            for name, line in lines.items()
+        }
     values = Own(own, rng)
     found = [
         asked

@@ -26,10 +26,17 @@ class Gated:
 
     @property
     def counts_as(self) -> Outcome:
-        """The outcome after ``mapped``."""
-        if self.verdict.outcome == "inconclusive" and self.mapped:
-            return self.mapped
-        return self.verdict.outcome
+        """The outcome after ``mapped``; what has no number is never counted as a pass."""
+        found = self.verdict.outcome
+        if found != "inconclusive" or not self.mapped or self.kept_open:
+            return found
+        return self.mapped
+
+    @property
+    def kept_open(self) -> bool:
+        """Whether an inconclusive verdict is to be a pass and is none, for want of a number."""
+        unknown = any(check.undefined for check in self.verdict.checks)
+        return self.verdict.outcome == "inconclusive" and self.mapped == "pass" and unknown
 
     @property
     def code(self) -> int:

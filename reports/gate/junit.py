@@ -46,7 +46,7 @@ def _case(check: Check, gated: Gated) -> ET.Element:
         ET.SubElement(case, "failure", type="regression", message=told).text = told
     elif check.outcome == "inconclusive" and gated.mapped == "fail":
         ET.SubElement(case, "failure", type="inconclusive", message=told).text = told
-    elif check.outcome == "inconclusive" and gated.mapped != "pass":
+    elif check.outcome == "inconclusive" and (gated.mapped != "pass" or check.undefined):
         ET.SubElement(case, "skipped", type="inconclusive", message=told)
     else:
         ET.SubElement(case, "system-out").text = told

@@ -41,7 +41,7 @@ def amount(check: Check, number: float) -> str:
 
 def interval(check: Check) -> str:
     """``[−4.5, −0.6]``; nothing where there is none."""
-    if not (math.isfinite(check.low) and math.isfinite(check.high)):
+    if check.undefined:
         return ""
     ends = (amount(check, end).lstrip("×") for end in (check.low, check.high))
     return f"[{', '.join(ends)}]"
@@ -100,7 +100,7 @@ def headline(gated: Gated) -> str:
 
 def _mapped(gated: Gated) -> str:
     if gated.counts_as == gated.verdict.outcome:
-        return ""
+        return "; what has no number is no pass" if gated.kept_open else ""
     return f" (counts as {gated.counts_as}: --inconclusive {gated.mapped})"
 
 

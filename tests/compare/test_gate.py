@@ -92,6 +92,32 @@ def test_inconclusive_may_count_as_pass_or_fail(
     assert (found, f"counts as {mapped}" in out) == (code, True)
 
 
+def test_what_has_no_number_counts_as_no_pass(
+    write_run: RunWriter, at: At, say: Say, tmp_path: Path
+) -> None:
+    small = write_run("blind", {(0.3, 10): {}, (0.3, 20): {}}, oracle=False)
+    asks = tmp_path / "gate.yaml"
+    asks.write_text("version: 1\nmetrics: {true_win_rate: {margin: 90}, json: {margin: 90}}\n")
+    junit = tmp_path / "gate.xml"
+    given = (at(small, 0.3, 20), "--baseline", at(small, 0.3, 10), "--policy", asks)
+    code, out, _ = say(*given, "--inconclusive", "pass", "--junit", junit)
+    assert code == 4
+    assert "what has no number is no pass" in out
+    assert junit.read_text().count("<skipped") == 1
+    assert say(*given, "--inconclusive", "fail")[0] == 1
+
+
+def test_a_recommended_checkpoint_meets_the_reference_on_prompts_that_did_not_choose_it(
+    run: Path, say: Say, tmp_path: Path
+) -> None:
+    asks = tmp_path / "gate.yaml"
+    asks.write_text("version: 1\nmetrics: {win_rate: {margin: 3, floor: 40}}\n")
+    _, out, _ = say(run, "--baseline", "reference", "--policy", asks, "--json")
+    found = json.loads(out)
+    assert [c["n"] for c in found["checks"]] == [30, 30]
+    assert any("was recommended out of several" in note for note in found["notes"])
+
+
 def test_a_run_is_its_recommended_checkpoint_on_prompts_that_did_not_choose_it(
     run: Path, at: At, say: Say, policy: Path
 ) -> None:
@@ -177,6 +203,19 @@ def test_a_baseline_that_is_not_whole_is_refused(
     expected = {"edit": "checksum", "version": "version 7", "kind": "no baseline",
                 "list": "no baseline"}.get(change, "no whole baseline")  # fmt: skip
     assert expected in err
+
+
+def test_a_packed_baseline_with_bytes_overwritten_is_refused_in_one_line(
+    run: Path, at: At, tmp_path: Path, say: Say
+) -> None:
+    file = tmp_path / "base.json.gz"
+    gate_baseline.write(file, gate.load(str(at(run, 0.1, 20))))
+    whole = file.read_bytes()
+    for place in range(12, len(whole), len(whole) // 25):
+        file.write_bytes(whole[:place] + b"\xff" * 8 + whole[place + 8 :])
+        code, out, err = say(at(run, 0.1, 20), "--baseline", file)
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,20 @@ def test_floors_and_ceilings_are_of_the_checkpoint_itself():
     assert named["json"].outcome == "pass"
 
 
+def test_the_same_answers_settle_what_is_measured_of_answers_and_not_of_weights():
+    one = evidence(1, n=20)
+    other = replace(one, samples=one.samples.assign(kl=one.samples["kl"] * 3))
+    policy = Policy({"win_rate": Rule(3), "kl": Rule(0.5, relative=True), "eos_rate": Rule(5)})
+
+    def outcomes(now: Evidence) -> dict[str, str]:
+        rng = np.random.default_rng(0)
+        asked = gate_policy.checks(policy, comparison.join(one, now), now, rng, same_answers=True)
+        return {check.name: check.outcome for check in decide(asked).checks}
+
+    assert set(outcomes(one).values()) == {"pass"}
+    assert outcomes(other) == {"win_rate": "pass", "kl": "fail", "eos_rate": "pass"}
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest_name():
     for wrong, near in (("lc_winrate", "lc_win_rate"), ("jsno", "json")):
         with pytest.raises(PrefevalError, match=f"{wrong}.*did you mean '{near}'"):
