@@ -66,8 +66,8 @@ def find(folder: Path, pattern: re.Pattern[str]) -> list[Found]:
     found = []
     for path in _folders(folder):
         if match := pattern.fullmatch(path.name):
-            if not match[1].isdecimal():
-                raise PrefevalError(f"--pattern takes {match[1]!r} of {path.name} for a step")
+            if not (match[1] or "").isdecimal():
+                raise PrefevalError(f"--pattern takes {match[1] or ''!r} of {path.name} for a step")
             model = _model_in(path)
             found.append(Found(path, model, int(match[1]), _signature(model)))
     with_model = {f.step for f in found if f.files}  # beside which a trainer's own state may lie
@@ -124,6 +124,9 @@ def why_not_whole(found: Found, others: Sequence[Found]) -> str:
                 models.read_config(folder)
             for file in models.weight_files(folder):
                 models.check_safetensors(file)
+        for file in sorted(folder.iterdir()):
+            if file.is_symlink() and not file.exists():
+                return f"{file} is a link to what is not there"
     except (PrefevalError, OSError) as error:
         return str(error)
     states = any((other.path / STATE).is_file() for other in others)

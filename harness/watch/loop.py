@@ -6,7 +6,7 @@ Files are all that trainer and watch share:
     DIR/prefeval.stop           anybody writes: no checkpoint will follow; measure the rest, end
     DIR/prefeval.stop-training  the watch writes where no gain is shown any more (``--patience``)
 
-What is measured is in the run folder (see `checkpoint_stream`), so that a watch which was killed
+What is measured is in the run folder (see `stream`), so that a watch which was killed
 goes on where it was.
 """
 
@@ -186,10 +186,11 @@ class Watch:
             )  # fmt: skip
         except FileNotFoundError:
             self._holds.give_back(found)
+            time.sleep(self.asked.poll)
             return  # gone or being written again: the next look says which
         except PrefevalError as error:
             self._holds.give_back(found)
-            if found.path.is_dir() or self.asked.keep:
+            if found.path.is_dir() or self.asked.keep or found.path not in self._seen:
                 self._refuse(found, str(error))
             return
         self._done.add(found.key)

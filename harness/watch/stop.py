@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,9 @@ class Adviser:
 
         Raises ``PrefevalError`` for a metric that was not measured or has no better end.
         """
-        known = stream.known()
+        known = [m for m in stream.known() if self._has_value(m)]
+        if not known:
+            return
         decision = self._decide(stream, known)
         if not decision.stop:
             with suppress(OSError):  # a folder that only its trainer writes to
@@ -62,15 +65,20 @@ class Adviser:
             text += f" (the trainer is not told: {self.file}: {error.strerror})"
         self.say.event("stop-training", text, **row)
 
+    def _has_value(self, measured: Measured) -> bool:
+        """Whether it can be compared: what is undefined is neither better nor not better."""
+        found = measured.metrics.get(self.metric)
+        if found is None or found.higher_is_better is None:
+            why = "is neither better high nor low" if found else "was not measured"
+            raise PrefevalError(f"--metric {self.metric} {why}; name another")
+        return math.isfinite(found.value)
+
     def _decide(self, stream: Stream, known: Sequence[Measured]) -> Decision:
         from prefeval.harness.callback.gains import Gains
         from prefeval.metrics import early_stopping
 
-        found = known[0].metrics.get(self.metric)
-        if found is None or found.higher_is_better is None:
-            why = "is neither better high nor low" if found else "was not measured"
-            raise PrefevalError(f"--metric {self.metric} {why}; name another")
-        gains = Gains(stream, known, self.metric, 1.0 if found.higher_is_better else -1.0)
+        sign = 1.0 if known[0].metrics[self.metric].higher_is_better else -1.0
+        gains = Gains(stream, known, self.metric, sign)
 
         def between(a: int, b: int) -> Gain:  # a second or more each
             key = str(known[a].about["content"]), str(known[b].about["content"])

@@ -403,6 +403,41 @@ def test_a_watch_started_again_comes_to_the_same(stream, asked, save, capsys, fl
     assert file.read_text(encoding="utf-8") == before
 
 
+def test_checkpoints_without_the_number_do_not_stop_a_training(
+    stream, asked, save, capsys, flat_after, monkeypatch
+):
+    undefined = replace(METRICS["lc_win_rate"], value=float("nan"), reason="nothing was judged")
+    monkeypatch.setitem(METRICS, "lc_win_rate", undefined)
+    pairs = flat_after(1)
+    for step in (1, 2, 3, 4):
+        save(step)
+    _, rows = watching(stream, replace(asked, patience=2), capsys)
+    assert not any(row["event"] == "stop-training" for row in rows)
+    assert pairs == []
+
+
+def test_a_held_one_that_fails_is_said_though_the_trainer_has_deleted_it(
+    stream, asked, save, capsys
+):
+    first = save(1)
+
+    def killed(path: Path, step: int) -> None:
+        shutil.rmtree(first)
+        raise KeyboardInterrupt
+
+    stream.before = killed
+    with pytest.raises(KeyboardInterrupt):
+        watching(stream, asked, capsys)
+
+    def refuse(path: Path, step: int) -> None:
+        raise PrefevalError("the judge is down")
+
+    stream.before = refuse
+    code, rows = watching(stream, asked, capsys)
+    assert code == EXIT_REFUSED
+    assert events(rows) == [("refused", 1), ("ended", None)]
+
+
 def test_the_file_of_another_training_is_taken_away(stream, asked, save, capsys, flat_after):
     flat_after(9)
     (asked.folder / "prefeval.stop-training").write_text("not JSON", encoding="utf-8")

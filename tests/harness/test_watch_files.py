@@ -89,6 +89,18 @@ def test_a_pattern_that_takes_a_word_for_a_step_is_refused(tmp_path: Path):
         only(tmp_path, "step-(.*)")
 
 
+def test_a_pattern_whose_step_may_be_absent_is_refused_where_it_is(tmp_path: Path):
+    (tmp_path / "run-").mkdir()
+    with pytest.raises(PrefevalError, match="takes '' of run- for a step"):
+        watch_files.find(tmp_path, watch_files.step_pattern(r"run-(\d+)?"))
+
+
+def test_a_link_to_nothing_is_not_whole(tiny_copy: Callable[..., Path], tmp_path: Path):
+    copy = tiny_copy(tmp_path / "checkpoint-1")
+    (copy / "added_tokens.json").symlink_to(tmp_path / "gone.json")
+    assert "added_tokens.json is a link to what is not there" in whole(only(tmp_path))
+
+
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path):
     assert watch_files.find(tmp_path / "later", KNOWN) == []
 
