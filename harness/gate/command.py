@@ -143,8 +143,12 @@ def load(
     if not (bare and not (path / "metrics.json").is_file()) and not hub:
         return _of_target(targets.find(text))
     if options is None or console is None:
-        what = "is not measured" if bare else "is no file, run or checkpoint"
-        raise PrefevalError(f"{text} {what}; measure it first: prefeval eval {text}")
+        if bare:
+            raise PrefevalError(f"{text} is not measured; measure it first: prefeval eval {text}")
+        raise PrefevalError(
+            f"{text} is no file, run or measured checkpoint; check its name, or save it: prefeval "
+            "gate CHECKPOINT --save-baseline FILE"
+        )
     return measure(text, options, baseline, console)
 
 

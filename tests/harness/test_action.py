@@ -188,6 +188,25 @@ def test_a_checkpoint_that_cannot_be_measured_is_an_error_and_no_regression(
     assert not (runner.work / "pwned").exists()
 
 
+def test_a_missing_baseline_is_an_error_of_the_script_and_saves_nothing(runner: Runner) -> None:
+    done = subprocess.run(
+        [*BASH, str(ROOT / "examples" / "ci.sh")],
+        env={**runner.env, "CHECKPOINT": "a", "BASELINE": "typo.json", "OPTIONS": "--smoke"},
+        cwd=runner.work, timeout=300, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "typo.json is no file" in done.stderr
+    assert "SAVE_BASELINE=1" in done.stderr
+    assert not (runner.work / "typo.json").exists()
+
+
+def test_options_on_several_lines_all_reach_the_command(runner: Runner) -> None:
+    (runner.work / ".tools" / "prefeval").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    given = {"checkpoint": "a", "baseline": "b.json", "options": "--smoke\n--prompts 8\n"}
+    assert runner.steps([{"uses": "./", "with": given}], {}, {}) == 0
+    assert runner.said.split()[-5:] == ["--smoke", "--prompts", "8", "--", "a"]
+
+
 def test_the_action_declares_what_it_uses() -> None:
     """Every input is used, every expression is an input, and actions are pinned to a version."""
     text = (ROOT / "action.yml").read_text()
