@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from prefeval.harness.peers.extra import Imported, estimated, name
-from prefeval.harness.peers.read_lm_eval import Peer, as_dict
+from prefeval.harness.peers.read_lm_eval import Peer, as_dict, as_number
 from prefeval.harness.peers.read_lm_eval import count as _count
 from prefeval.records import PrefevalError
 
@@ -129,7 +129,7 @@ def _model(about: Mapping[str, Any]) -> str:
 def _value(metric: Any) -> float | None:
     value = metric.get("value") if isinstance(metric, dict) else metric
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if plain else None  # type: ignore[arg-type]
+    return as_number(value) if plain else None
 
 
 def _by_sample(samples: Sequence[Any], scorer: str) -> dict[str, float]:
@@ -142,5 +142,6 @@ def _by_sample(samples: Sequence[Any], scorer: str) -> dict[str, float]:
             value = LETTERS.get(value)
         if not isinstance(value, (bool, int, float)):
             return {}
-        values.setdefault(str(sample.get("id")), []).append(float(value))
+        number = float(value) if isinstance(value, bool) else as_number(value)
+        values.setdefault(str(sample.get("id")), []).append(number)
     return {key: sum(v) / len(v) for key, v in values.items()}

@@ -51,10 +51,10 @@ def read(path: Path, document: Mapping[str, Any], digest: str) -> Peer:
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 notes.append(f"{path.name}: {_plain(task)} {_plain(key)} is no number; left out")
                 continue
-            stderr = _number(found.get(f"{metric}_stderr,{chosen}"))
+            stderr = as_number(found.get(f"{metric}_stderr,{chosen}"))
             own = samples.get((chosen, metric), {})
-            metrics.append(_metric(path, document, digest, str(task), metric, chosen, float(value),
-                                   stderr, own))  # fmt: skip
+            metrics.append(_metric(path, document, digest, str(task), metric, chosen,
+                                   as_number(value), stderr, own))  # fmt: skip
     if not metrics:
         notes.append(f"{path.name}: no result in it is a number; run its evaluation again")
     return Peer(_model(document), metrics, notes)
@@ -91,14 +91,18 @@ def as_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any, default: float = math.nan) -> float:
+def as_number(value: Any, default: float = math.nan) -> float:
+    """A JSON number as a float; ``default`` for anything else, and for one that no float holds."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if plain else default
+    try:
+        return float(value) if plain else default
+    except OverflowError:  # a whole number of more than 308 digits
+        return default
 
 
 def count(value: Any) -> int:
     """A size, 0 where it is none."""
-    found = _number(value, 0.0)
+    found = as_number(value, 0.0)
     return int(found) if 0 <= found < 1e15 else 0
 
 
@@ -136,6 +140,6 @@ def _samples(path: Path, task: str, notes: list[str]) -> dict[tuple[str, str], d
             notes.append(f"{file.name}:{number} is no sample; the file's samples are not used")
             return {}
         for metric, value in values.items():
-            if math.isfinite(number_ := _number(value)):
+            if math.isfinite(number_ := as_number(value)):
                 found.setdefault((str(row.get("filter", "none")), metric), {})[doc] = number_
     return found

@@ -43,12 +43,16 @@ class Sending:
         self._told = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
         self._size, self._moved = 0, time.monotonic()
         what = "all" if everything else "finished"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "prefeval.harness.trackers.send", str(run.absolute()),
-             target.name, target.argument, what],
-            env={**PATIENCE, **os.environ}, stdin=subprocess.DEVNULL, stdout=self._told,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        command = [sys.executable, "-m", "prefeval.harness.trackers.send", str(run.absolute())]
+        try:
+            self._process = subprocess.Popen(
+                [*command, target.name, target.argument, what],
+                env={**PATIENCE, **os.environ}, stdin=subprocess.DEVNULL, stdout=self._told,
+                stderr=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError:
+            self.close()
+            raise
         self.sent, self.failure = 0, ""
 
     def is_over(self) -> bool:
@@ -106,18 +110,17 @@ class Tracking:
         """Send the trials that have finished, unless the tracker is still busy or failed."""
         for target in self._targets:
             if target not in self.failed and self._is_free(target):
-                self._under_way[target] = Sending(
-                    self._run, target, everything=False, limit=self._limit
-                )
+                self._start(target, everything=False)
 
     def finish(self) -> dict[Target, int]:
         """Send everything to all trackers at once, and wait; how many trials each was sent."""
         for target in self._targets:
             while target not in self.failed and not self._is_free(target):
                 time.sleep(POLL)
+        for target in self._targets:
+            if target not in self.failed:
+                self._start(target, everything=True)
         whole = [t for t in self._targets if t not in self.failed]
-        for target in whole:
-            self._under_way[target] = Sending(self._run, target, everything=True, limit=self._limit)
         last = dict(self._under_way)
         while waiting := [t for t in whole if not self._is_free(t)]:
             time.sleep(POLL * len(waiting))
@@ -147,14 +150,24 @@ class Tracking:
         if not sending.is_over():
             return False
         del self._under_way[target]
-        if sending.failure and target not in self.failed:
-            self.failed[target] = sending.failure
-            self._say(
-                f"! {target.name} was not reached ({sending.failure}); nothing is lost, send it "
-                f"later: prefeval track {shlex.quote(str(self._run))} --to "
-                f"{shlex.quote(str(target))}"
-            )
+        if sending.failure:
+            self._give_up(target, sending.failure)
         return True
+
+    def _start(self, target: Target, *, everything: bool) -> None:
+        try:
+            self._under_way[target] = Sending(
+                self._run, target, everything=everything, limit=self._limit
+            )
+        except OSError as error:  # no memory, no room for another process or a temporary file
+            self._give_up(target, f"no process for it: {error.strerror or error}")
+
+    def _give_up(self, target: Target, why: str) -> None:
+        self.failed[target] = why
+        self._say(
+            f"! {target.name} was not reached ({why}); nothing is lost, send it later: "
+            f"prefeval track {shlex.quote(str(self._run))} --to {shlex.quote(str(target))}"
+        )
 
 
 def following(

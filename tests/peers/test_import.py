@@ -288,6 +288,18 @@ def test_a_file_of_another_model_is_placed_by_hand_with_a_warning(
     assert take._is_of(str(moved), folder), "a copied run is known by the last two parts"
 
 
+def test_a_number_that_no_float_holds_is_undefined() -> None:
+    huge = 10**400
+    found = read_lm_eval.read(
+        Path("results_x.json"),
+        {"results": {"arc": {"acc,none": huge, "acc_stderr,none": huge}}},
+        "",
+    )
+    (one,) = found.metrics
+    assert math.isnan(one.result.value)
+    assert one.result.reason
+
+
 @given(results=st.dictionaries(st.text(max_size=5), JSON, max_size=3), rest=JSON)
 def test_any_json_as_results_is_read_or_refused_in_a_line(results: Any, rest: Any) -> None:
     document = {"results": results, "configs": rest, "n-samples": rest, "config": rest,

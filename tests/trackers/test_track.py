@@ -62,6 +62,21 @@ def test_a_tracker_that_hangs_on_start_is_given_up_after_its_limit(
     assert "no answer for 6 s after 0 trials" in line
 
 
+def test_a_machine_without_room_for_a_process_costs_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(track.subprocess, "Popen", full)
+    said: list[str] = []
+    with track.following(run, [Target("mlflow", "somewhere")], said.append) as tracking:
+        tracking.poke()
+    (line,) = said
+    assert "no process for it: Cannot allocate memory" in line
+    assert f"prefeval track '{run}' --to mlflow:somewhere" in line
+
+
 def fail_while(tracking: track.Tracking, started: list[int]) -> None:
     with tracking.to_the_end():
         tracking.poke()
