@@ -186,6 +186,8 @@ class PrefevalCallback(TrainerCallback):  # type: ignore[misc]
             reply = None
             while reply is None:
                 reply = self._process.reply(ROUND)
+            if reply["kind"] in ("failed", "gone") and state.is_world_process_zero:
+                self._warn(f"the run's report is not written: {reply['error']}")
             if reply.get("report"):
                 log.warning("prefeval: evaluated %d checkpoints: %s", self._count, reply["report"])
         if self._process is not None:

@@ -131,6 +131,7 @@ class Worker:
     def _finish(self) -> str:
         if self._stream is None or not self._rows:
             return ""
+        self._stream.put_aside({int(row["as_step"]) for row in self._rows})
         self._stream.finish()
         return str(self._stream.run.folder.report)
 

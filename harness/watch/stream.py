@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ METHOD = "train"
 FOREIGN: Mapping[str, Any] = {"trainer": "other"}
 """Settings of a trial that prefeval did not train: the run's data need not be what it saw."""
 METRICS = "metrics.json"
+EARLIER = "earlier"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,20 @@ class Stream:
             self._take_log(log)
         warnings = [*self.run.warnings, *check_notes(folder.path)]
         return results.conclude(folder, task, [self.trial], {}, warnings)
+
+    def put_aside(self, others_than: Collection[int]) -> None:
+        """Move what was measured at other steps into ``earlier/``: it is of a training that was
+        begun anew since, and the verdict is of one training."""
+        for folder in self._measured_folders():
+            step = int(folder.name.rpartition("-")[2])
+            if step in others_than:
+                continue
+            place = self.folder / EARLIER / folder.name
+            with disk_errors(self.folder):
+                shutil.rmtree(place, ignore_errors=True)
+                place.parent.mkdir(exist_ok=True)
+                folder.rename(place)
+            self.run.folder.log("earlier", step=step)
 
     def _take_log(self, log: Path) -> None:
         """The steps of a training's log by prefeval's names; none where it has no log yet."""

@@ -154,6 +154,21 @@ def test_a_resumed_training_measures_no_checkpoint_again_and_keeps_its_patience(
     assert journal(folder) == ["step 2", "step 4", "step 6"]
 
 
+def test_the_report_of_a_training_that_was_begun_anew_is_of_that_one_alone(
+    training: Any, built: lab.Lab, callback: Any, tmp_path: Path
+) -> None:
+    for steps, seed in ((4, 1), (2, 2)):
+        own = callback(out=tmp_path / "e")
+        training.trainer(
+            built, tmp_path / "out", "plain", [own], max_steps=steps, seed=seed, save_steps=2
+        ).train()
+    (run,) = (tmp_path / "e").glob("watch-*")
+    assert records.read_json(run / "summary.json")["counts"]["checkpoints"] == 1
+    left = [f.parent.name for f in sorted(run.rglob("metrics.json"))]
+    assert left == ["checkpoint-000002", "checkpoint-000004"]
+    assert list(run.glob("trials/*/earlier/checkpoint-000004/metrics.json"))
+
+
 @pytest.mark.slow
 def test_a_checkpoint_whose_evaluation_was_cut_off_is_measured_at_the_resume(
     training: Any, built: lab.Lab, callback: Any, tmp_path: Path
