@@ -146,7 +146,7 @@ def load(
         if bare:
             raise PrefevalError(f"{text} is not measured; measure it first: prefeval eval {text}")
         raise PrefevalError(
-            f"{text} is no file, run or measured checkpoint; check its name, or save it: prefeval "
+            f"{text} is no file, run or checkpoint; check its name, or save one: prefeval "
             "gate CHECKPOINT --save-baseline FILE"
         )
     return measure(text, options, baseline, console)

@@ -55,7 +55,9 @@ def _load(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
+        _require_once(yaml.compose(text, yaml.SafeLoader), path)
     except OSError as error:
         raise PrefevalError(f"cannot read {path} ({error.strerror}); check --policy") from error
     except UnicodeDecodeError as error:
@@ -69,6 +71,18 @@ def _load(path: Path) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise PrefevalError(f"{path} is no policy; prefeval gate --print-policy shows one")
     return found
+
+
+def _require_once(node: Any, path: Path, depth: int = 3) -> None:
+    """Raise ``PrefevalError`` for a name that stands twice: YAML would take the last in silence."""
+    pairs = node.value if depth and getattr(node, "id", "") == "mapping" else ()
+    seen = set()
+    for key, value in pairs:
+        if key.value in seen:
+            line = key.start_mark.line + 1
+            raise PrefevalError(f"{path} sets {key.value!r} twice (line {line}); leave one out")
+        seen.add(key.value)
+        _require_once(value, path, depth - 1)  # an alias may hold itself
 
 
 def _known(found: Mapping[Any, Any], allowed: Collection[str], what: str) -> None:

@@ -301,6 +301,12 @@ def test_the_printed_policy_is_the_usual_one(tmp_path: Path, say: Say) -> None:
         ("version: 1\nmetrics: {json: {margin: }}", "no limit"),
         ("version: 1\nlevel: 95\nmetrics: {json: {margin: 3}}", "between 0.5 and 1"),
         ("version: 1\nmetrics: []", "must hold metric"),
+        (
+            "version: 1\nmetrics:\n  json: {margin: 1}\n  json: {margin: 90}",
+            "'json' twice (line 4)",
+        ),
+        ("version: 1\nmetrics: {json: {margin: 1, margin: 90}}", "'margin' twice"),
+        ("version: 1\nmetrics: &a {json: *a}", "sets 'json', which is not known"),
         ("a: [", "not valid YAML at line"),
         ("- 1", "no policy"),
         ("!!python/object/apply:os.system ['true']", "not valid YAML"),
