@@ -111,7 +111,7 @@ class Watch:
         if known:
             self.say.line(f"measured before: step {', '.join(str(m.step) for m in known)}")
             self._stale = True
-            self._stop_training()
+        self._stop_training()
 
     # -- looking ------------------------------------------------------------------------------
 

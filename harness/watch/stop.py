@@ -45,10 +45,8 @@ class Adviser:
         Raises ``PrefevalError`` for a metric that was not measured or has no better end.
         """
         known = [m for m in stream.known() if self._has_value(m)]
-        if not known:
-            return
-        decision = self._decide(stream, known)
-        if not decision.stop:
+        decision = self._decide(stream, known) if known else None
+        if decision is None or not decision.stop:
             with suppress(OSError):  # a folder that only its trainer writes to
                 self.file.unlink(missing_ok=True)
             return

@@ -403,6 +403,21 @@ def test_a_watch_started_again_comes_to_the_same(stream, asked, save, capsys, fl
     assert file.read_text(encoding="utf-8") == before
 
 
+def test_a_stop_file_that_another_training_left_is_gone_before_anything_is_measured(
+    stream, asked, save, capsys
+):
+    file = asked.folder / "prefeval.stop-training"
+    file.write_text("{}")
+    save(1)
+
+    def look(path: Path, step: int) -> None:
+        assert not file.exists(), "a trainer that saves now would stop"
+
+    stream.before = look
+    code, _ = watching(stream, replace(asked, patience=2), capsys)
+    assert (code, stream.asked) == (0, [1])
+
+
 def test_checkpoints_without_the_number_do_not_stop_a_training(
     stream, asked, save, capsys, flat_after, monkeypatch
 ):
