@@ -80,8 +80,9 @@ def parse(text: str) -> tuple[Target, ...]:
             raise PrefevalError(f"{target} is given twice; give each tracker once")
         if name == "tensorboard" and not argument:
             raise PrefevalError("TensorBoard needs a folder: tensorboard:FOLDER")
-        _require_installed(name)
         targets.append(target)
+    for target in targets:
+        _require_installed(target.name)
     return tuple(targets)
 
 

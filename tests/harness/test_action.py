@@ -124,6 +124,7 @@ def runner(models: Path, tmp_path: Path) -> Runner:
     return Runner(work, models / "cache")
 
 
+@pytest.mark.slow
 def test_the_example_workflow_passes_fails_and_abstains(models: Path, runner: Runner) -> None:
     """The baseline job once, then the gate job on three checkpoints in the same checkout."""
     junitparser = pytest.importorskip("junitparser", reason="junitparser is in [test]")
