@@ -123,13 +123,18 @@ def _model(document: Mapping[str, Any]) -> str:
 def _samples(path: Path, task: str, notes: list[str]) -> dict[tuple[str, str], dict[str, float]]:
     """Values by document, by filter and metric; the samples of the same moment as the results."""
     stamp = path.stem.removeprefix("results_")
-    file = path.with_name(f"samples_{task}_{stamp}.jsonl")
-    if Path(file).parent != path.parent or not file.is_file():
+    file = path.parent / f"samples_{task}_{stamp}.jsonl"
+    if file.parent != path.parent:  # a task's name may be a path
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:  # a name too long, or one that no file can have
+        notes.append(f"the samples of task {_plain(task)} cannot be read: {type(error).__name__}")
         return {}
     found: dict[tuple[str, str], dict[str, float]] = {}
-    for number, line in enumerate(
-        file.read_text(encoding="utf-8", errors="replace").split("\n"), 1
-    ):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

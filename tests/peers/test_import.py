@@ -288,6 +288,13 @@ def test_a_file_of_another_model_is_placed_by_hand_with_a_warning(
     assert take._is_of(str(moved), folder), "a copied run is known by the last two parts"
 
 
+@pytest.mark.parametrize("task", ["group/arc", "../arc", "/arc", "arc\0", "a" * 300, ""])
+def test_a_task_whose_name_no_file_has_costs_its_documents_alone(task: str, tmp_path: Path) -> None:
+    document = {"results": {task: {"acc,none": 0.5}}}
+    found = read_lm_eval.read(tmp_path / "results_x.json", document, "")
+    assert [one.result.value for one in found.metrics] == [0.5]
+
+
 def test_a_number_that_no_float_holds_is_undefined() -> None:
     huge = 10**400
     found = read_lm_eval.read(
