@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ ZSTANDARD = 93
 LARGEST = 1 << 30  # bytes of one unpacked member
 LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}  # what Inspect's value_to_float makes of them
 MEANS = ("accuracy", "mean")
+BROKEN = (zipfile.BadZipFile, zlib.error, OSError, ValueError, EOFError, struct.error, RuntimeError)
+"""What a cut, overwritten, encrypted or too deep member raises."""
 SPREADS = ("stderr", "std", "var", "bootstrap_stderr")
 
 
@@ -50,11 +53,11 @@ def read_zip(path: Path, digest: str) -> Peer:
                     _member(path, archive, n) for n in names
                     if n.startswith("samples/") and n.endswith(".json")
                 ]  # fmt: skip
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error) as error:
+    except BROKEN as error:
         raise PrefevalError(
             f"{path.name} is no whole zip file ({error}); copy it again, or let inspect finish it"
         ) from error
-    return read(path, {**header, "samples": samples}, digest)
+    return read(path, {**as_dict(header), "samples": samples}, digest)
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: str) -> Any:

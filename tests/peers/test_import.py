@@ -295,6 +295,22 @@ def test_a_task_whose_name_no_file_has_costs_its_documents_alone(task: str, tmp_
     assert [one.result.value for one in found.metrics] == [0.5]
 
 
+def test_an_inspect_log_with_bytes_overwritten_is_refused_or_read(tmp_path: Path) -> None:
+    file = tmp_path / "log.eval"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("header.json", json.dumps({"status": "success", "eval": {}} | {
+            str(i): i * i for i in range(60)}))  # fmt: skip
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 7):
+        file.write_bytes(whole[:place] + b"\xff" * 5 + whole[place + 5 :])
+        with pytest.raises(PrefevalError):  # a whole one has no scores
+            read_inspect.read_zip(file, "")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("header.json", "[1]")
+    with pytest.raises(PrefevalError, match="no scores"):
+        read_inspect.read_zip(file, "")
+
+
 def test_a_number_that_no_float_holds_is_undefined() -> None:
     huge = 10**400
     found = read_lm_eval.read(
