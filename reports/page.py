@@ -160,7 +160,8 @@ def _window_text(verdict: Verdict, method: str) -> str:
 
 def _scope(run: Run) -> str:
     """What the run holds, for the page's first line."""
-    parts = [f"{len(run.checkpoints)} checkpoints", f"{len(run.trials)} trials"]
+    counts = {"checkpoint": len(run.checkpoints), "trial": len(run.trials)}
+    parts = [f"{n} {what}{'' if n == 1 else 's'}" for what, n in counts.items()]
     failed = sum(t.status == "failed" for t in run.trials)
     parts += [f"{failed} failed"] if failed else []
     parts += [str(run.manifest["created"])] if run.manifest.get("created") else []

@@ -162,8 +162,9 @@ def _checkpoints(folder: Path, problems: list[str]) -> tuple[CheckpointRow, ...]
     if lacking := {"method", "beta", "seed", "step"} - set(results.columns):
         if not results.empty:
             raise PrefevalError(
-                f"{folder / 'results.parquet'} has no column {', '.join(sorted(lacking))}:"
-                " a report needs the results of a sweep; run `prefeval sweep`"
+                f"{folder} is of `prefeval eval`, whose checkpoints share no training to report on"
+                f" ({', '.join(sorted(lacking))} missing): `prefeval compare` sets two of them side"
+                " by side, `prefeval watch FOLDER --once` reports on one training's checkpoints"
             )
     else:
         return _sorted(_from_results(results, folder, reasons))
