@@ -128,7 +128,7 @@ def test_a_run_in_which_nothing_began_asks_for_the_sweep(tmp_path: Path) -> None
 
 def test_results_of_single_checkpoints_are_refused_by_the_missing_column(copy: Path) -> None:
     pd.DataFrame({"checkpoint": ["a"], "kl": [1.0]}).to_parquet(copy / "results.parquet")
-    with pytest.raises(PrefevalError, match="step missing.*prefeval watch"):
+    with pytest.raises(PrefevalError, match=r"step missing.*prefeval watch"):
         runs.load(copy)
 
 
