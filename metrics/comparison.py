@@ -189,6 +189,9 @@ def length_controlled(
     gap = 100 * (half.replicates[:, 1] - half.replicates[:, 0])
     rate, other = (100 * float(share) for share in half.rate)
     value, stderr = other - rate, resample.bootstrap_stderr(gap, half.clusters)
+    sides = [e.judgments["preference"].to_numpy() for e in (joined.a, joined.b)]
+    if stderr < 1e-9 and not np.array_equal(sides[0], sides[1]):
+        return _none(name, "the verdicts differ too little for the fit: no resample moves it", n)
     found = interval(value, stderr, half.clusters, n)
     p = t_test(value, stderr, half.clusters)
     return Difference(name, *MEASURES[name], rate, other, found, p, half.clusters, "bootstrap")

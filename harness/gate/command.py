@@ -29,6 +29,7 @@ from prefeval.harness.steps import disk_errors
 from prefeval.metrics import comparison, pooling
 from prefeval.metrics.gate import anytime as gate_anytime
 from prefeval.metrics.gate import decision as gates
+from prefeval.metrics.gate import lines as gate_lines
 from prefeval.metrics.gate import policy as policies
 from prefeval.metrics.gate.policy import Policy
 from prefeval.records import PrefevalError
@@ -284,7 +285,11 @@ def _anytime(
     terms = {k: v for k, v in checkpoint.terms.items() if k != "measuring version"}
     mark = records.content_hash([name, terms, metric, limit, policy.level])
     scores, more = gate_looks.look(path, gate_anytime.differences(joined, metric), mark)
-    verdict, after = gate_anytime.decide_anytime(scores, metric, limit, level=policy.level)
+    why = gate_lines.undiscerning(joined, rule.margin) if metric in gate_lines.JUDGED else ""
+    about: dict[str, Any] = {"reason": why} if why else {}
+    verdict, after = gate_anytime.decide_anytime(
+        [] if why else scores, metric, limit, level=policy.level, **about
+    )
     told = (
         "--anytime decides by the raw win rate alone: gate once more without it, when you have "
         "stopped adding, for length, retention and the rest"

@@ -28,17 +28,23 @@ def differences(joined: Joined, name: str) -> pd.DataFrame:
 
 
 def decide_anytime(
-    scores: Sequence[float], name: str, limit: float, *, level: float = LEVEL
+    scores: Sequence[float],
+    name: str,
+    limit: float,
+    *,
+    level: float = LEVEL,
+    reason: str = "no prompt was judged in both",
 ) -> tuple[Verdict, int]:
     """The verdict on ``scores`` (n,), differences in points, in the order they came, and after how
-    many of them it was reached (0: it was not); ``limit`` is the lowest change allowed (< 0).
+    many of them it was reached (0: it was not); ``limit`` is the lowest change allowed (< 0), and
+    ``reason`` why there are no scores, where there are none.
 
     Each bound is one-sided at ``level`` over all looks together, so that a change at the limit is
     passed, or failed, with a chance of at most 1 - level however often one looks.
     """
     n = len(scores)
     if not n:
-        check = _check(name, limit, math.nan, math.nan, math.nan, 0, "inconclusive")
+        check = _check(name, limit, math.nan, math.nan, math.nan, 0, "inconclusive", reason)
         return Verdict("inconclusive", (check,), level), 0
     halved = (np.asarray(scores, dtype=np.float64) / 100 + 1) / 2
     found = anytime_bounds(halved, level=2 * level - 1, null=(limit / 100 + 1) / 2)
@@ -50,14 +56,14 @@ def decide_anytime(
     if len(decided):
         outcome = "pass" if low[at] > limit else "fail"
     mean = float(np.mean(scores))
-    check = _check(name, limit, mean, float(low[at]), float(high[at]), n, outcome)
+    check = _check(name, limit, mean, float(low[at]), float(high[at]), n, outcome, "")
     return Verdict(outcome, (check,), level), at + 1 if len(decided) else 0
 
 
 def _check(
-    name: str, limit: float, mean: float, low: float, high: float, n: int, outcome: Outcome
-) -> Check:
-    reason = "" if n else "no prompt was judged in both"
+    name: str, limit: float, mean: float, low: float, high: float, n: int, outcome: Outcome,
+    reason: str,
+) -> Check:  # fmt: skip
     return Check(
         name, "change", "points", 1, limit, math.nan, math.nan, mean, low, high, n,
         math.nan, math.nan, outcome, reason=reason,

@@ -102,6 +102,35 @@ def unchanged(line: Line) -> Line:
     )  # fmt: skip
 
 
+JUDGED = ("lc_win_rate", "win_rate")
+
+
+def undiscerning(joined: Joined, margin: float) -> str:
+    """Why the judge cannot show a loss of ``margin`` points; "" where it can.
+
+    A judge whose soft verdicts hardly differ (a reward model after a few steps: 50 ± 0.5) gives any
+    two checkpoints nearly the same win rate, and a narrow interval with it. Its verdicts have to
+    spread by at least the margin from prompt to prompt, of one checkpoint or the other (the rule is
+    prefeval's own: verdicts of 0, ½ and 1 spread by some 35 points or more, the lab's by 20).
+    """
+    sides = (e.judgments["preference"].dropna() for e in (joined.a, joined.b))
+    spread = max((100 * float(np.std(side)) for side in sides if len(side)), default=math.nan)
+    if not spread < margin:
+        return ""
+    return (
+        f"the judge's verdicts spread by {spread:.2g} points from prompt to prompt, less than the "
+        f"margin of {margin:g}: it tells answers too little apart; name another judge"
+    )
+
+
+def unknown(line: Line, reason: str) -> Line:
+    """The line without a number, and why."""
+    return replace(
+        line, value=math.nan, bounds=lambda _: (math.nan, math.nan), reason=reason,
+        p_lower=None, p_higher=None,
+    )  # fmt: skip
+
+
 def moved(joined: Joined) -> set[str]:
     """The metrics that are measured of the weights and differ anywhere: two checkpoints may answer
     alike and give what they say, or held-out pairs, other probabilities."""

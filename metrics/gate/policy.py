@@ -104,6 +104,10 @@ def checks(
     moves = {name for name, rule in rules.items() if rule.margin is not None}
     relative = "kl" in rules and rules["kl"].relative
     lines = gate_lines.changes(joined, moves, rng=rng, relative_kl=relative)
+    for name in gate_lines.JUDGED:
+        margin = rules[name].margin if name in rules else None
+        if name in lines and margin and (why := gate_lines.undiscerning(joined, margin)):
+            lines[name] = gate_lines.unknown(lines[name], why)
     if same_answers:
         moved = gate_lines.moved(joined)
         lines = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -350,3 +351,17 @@ def test_how_large_a_difference_may_still_be_is_the_farther_end() -> None:
         "x", "×", 0, 1, 1, stats.Estimate(0.9, 0.1, 0.5, 1.5, 9), 0.5, 9, "t"
     )
     assert ratio.up_to == 2.0
+
+
+def test_a_fit_that_no_resample_moves_is_no_difference_that_was_measured() -> None:
+    """Soft verdicts of 0.5 and a hair: the penalised fits are 50% exactly, and say nothing."""
+    a, b = (full(np.random.default_rng(seed), clusters=40) for seed in (1, 2))
+    sides = ["preference", "preference_first", "preference_second"]
+    flat = [
+        replace(e, judgments=e.judgments.assign(**(0.5 + 0.004 * (e.judgments[sides] - 0.5))))
+        for e in (a, b)
+    ]
+    line = compare(*flat)["lc_win_rate"]
+    assert math.isnan(line.difference.value)
+    assert "differ too little" in line.difference.reason
+    assert compare(a, a)["lc_win_rate"].difference.value == 0

@@ -305,6 +305,25 @@ def test_the_same_answers_settle_what_is_measured_of_answers_and_not_of_weights(
     assert outcomes(other) == {"win_rate": "pass", "kl": "fail", "eos_rate": "pass"}
 
 
+def test_a_judge_that_tells_answers_too_little_apart_passes_no_win_rate():
+    """50 ± 0.5 points whatever is judged: no checkpoint, however bad, could lose 3 points."""
+
+    def squeezed(one: Evidence) -> Evidence:
+        sides = ["preference", "preference_first", "preference_second"]
+        soft = 0.5 + 0.02 * (one.judgments[sides] - 0.5)
+        return replace(one, judgments=one.judgments.assign(**soft))
+
+    policy = Policy({"win_rate": Rule(3), "lc_win_rate": Rule(3)})
+    good, bad = evidence(0, win=0.7), evidence(1, win=0.2)
+    assert {c.outcome for c in decide(asked(policy, good, bad)).checks} == {"fail"}
+    found = decide(asked(policy, squeezed(good), squeezed(bad)))
+    assert found.outcome == "inconclusive"
+    for check in found.checks:
+        assert (check.outcome, "too little apart" in check.reason) == ("inconclusive", True)
+    loose = decide(asked(Policy({"win_rate": Rule(0.1)}), squeezed(good), squeezed(bad)))
+    assert loose.outcome == "fail"
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest_name():
     for wrong, near in (("lc_winrate", "lc_win_rate"), ("jsno", "json")):
         with pytest.raises(PrefevalError, match=f"{wrong}.*did you mean '{near}'"):
