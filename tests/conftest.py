@@ -1,7 +1,10 @@
-"""What all tests share: where the real data lie."""
+"""What all tests share: where the real data and the model lie, and a browser."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,3 +29,20 @@ def smollm2() -> Path:
     if not (found / "model.safetensors").is_file():
         pytest.skip(f"no model at {found}; run scripts/fetch_smollm2.py")
     return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: ``PREFEVAL_CHROMIUM``, or the one on the path."""
+    tool = pytest.importorskip("playwright.sync_api", reason="needs playwright: .[dev]")
+    chromium = os.environ.get("PREFEVAL_CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("no Chromium: install it, or set PREFEVAL_CHROMIUM to its path")
+    flags = [
+        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    ]
+    with tool.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield opened
+        opened.close()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,6 @@ from prefeval.harness.compare import targets as compare_targets
 from prefeval.reports.compare import page as compare_page
 
 At = Callable[[Path, float, int], Path]
-CHROMIUM = os.environ.get("PREFEVAL_CHROMIUM") or shutil.which("chromium") or ""
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
@@ -48,17 +44,6 @@ def test_the_page_says_what_the_table_says(page_file: Path) -> None:
     assert re.search(r"B wins more often at equal length \(\+\d+\.\d points\); B is .*json", text)
     assert "json −33.3 points" in text
     assert "could be up to" in text
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright: .[dev]")
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it, or set PREFEVAL_CHROMIUM to its path")
-    with sync.sync_playwright() as tool:
-        opened = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.mark.browser

@@ -1,7 +1,5 @@
 """The page in a real browser: no error, nothing fetched, controls act, text stays text."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,22 +10,7 @@ from prefeval import reports
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: .[dev]")
-CHROMIUM = os.environ.get("PREFEVAL_CHROMIUM") or shutil.which("chromium") or ""
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it, or set PREFEVAL_CHROMIUM to its path")
-    with playwright.sync_playwright() as tool:
-        opened = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 def open_page(

@@ -1,7 +1,6 @@
 """The pages in a real browser: they follow a run without a reload, and show text as text."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,23 +11,8 @@ import pytest
 
 pytestmark = pytest.mark.browser
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: .[dev]")
-CHROMIUM = os.environ.get("PREFEVAL_CHROMIUM") or shutil.which("chromium") or ""
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 A, B = "dpo-b0.1-s0-aa", "dpo-b0.3-s0-bb"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install it, or set PREFEVAL_CHROMIUM to its path")
-    with playwright.sync_playwright() as tool:
-        opened = tool.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -205,6 +189,8 @@ def test_a_server_that_is_gone_is_said_and_asked_again(
     page.goto(f"http://127.0.0.1:{server.server_port}/")
     page.route("**/api/runs", lambda route: route.abort())
     page.wait_for_selector("text=the server does not answer")
+    assert "does not answer" in (page.locator("#link-state").text_content() or "")
     page.unroute("**/api/runs")
     until(page, lambda: page.locator("#link-state").text_content() == "")
+    assert page.locator("#runs tbody tr").count() == 1
     page.context.close()
