@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from prefeval.harness.cli import options as o
 
 
+@o.taking(o.RUN, o.MEASURING, o.LAST)
 def evaluate(
     checkpoint: Annotated[list[str], typer.Argument(help="Checkpoint folders.")],
     reference: Annotated[str, typer.Option(help="What they were tuned from, or 'lab'.")] = "lab",
-    data: o.Data = "lab",
-    suite: o.SuiteOption = "",
-    judge: o.Judge = "",
-    lab: o.Knobs = "",
-    out: o.Out = Path("runs"),
-    name: o.Name = "",
     workers: o.Workers = 0,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    backend: o.Backend = "hugging_face",
-    max_length: o.MaxLength = 0,
-    max_new_tokens: o.MaxNewTokens = 0,
-    suite_samples: o.SuiteSamples = 0,
-    prompts: o.Prompts = 0,
-    length_unit: o.LengthUnit = "characters",
-    held_out: o.HeldOut = 0.2,
-    judge_pairs: o.JudgePairs = 0,
     track: o.Track = "",
-    smoke: o.Smoke = False,
     json_output: o.Json = False,
-    config: o.Config = None,
+    **options: Any,
 ) -> None:
     """Measure any checkpoints against their reference."""
+    asked = o.together(locals())
     from prefeval.harness import commands
 
-    options = dict(locals())
-    options.pop("commands")
-    raise typer.Exit(commands.evaluate(**options))
+    raise typer.Exit(commands.evaluate(**asked))
 
 
+@o.taking(o.RUN, o.MEASURING, o.LAST)
 def watch(
     folder: Annotated[Path, typer.Argument(help="Where the trainer writes its checkpoints.")],
     reference: Annotated[str, typer.Option(help="What is tuned, or 'lab'.")] = "lab",
-    data: o.Data = "lab",
-    suite: o.SuiteOption = "",
-    judge: o.Judge = "",
-    lab: o.Knobs = "",
-    out: o.Out = Path("runs"),
-    name: o.Name = "",
     method: Annotated[str, typer.Option(help="How it is trained, for the report: dpo, ...")] = "",
     beta: Annotated[float, typer.Option(min=0, help="Its beta, for the report; 0: unknown.")] = 0.0,
     pattern: Annotated[
@@ -74,26 +52,14 @@ def watch(
         typer.Option(min=0, help="Checkpoints without a gain until the trainer is told; 0: never."),
     ] = 0,
     metric: Annotated[str, typer.Option(help="What --patience looks at.")] = "lc_win_rate",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    backend: o.Backend = "hugging_face",
-    max_length: o.MaxLength = 0,
-    max_new_tokens: o.MaxNewTokens = 0,
-    suite_samples: o.SuiteSamples = 0,
-    prompts: o.Prompts = 0,
-    length_unit: o.LengthUnit = "characters",
-    held_out: o.HeldOut = 0.2,
-    judge_pairs: o.JudgePairs = 0,
-    smoke: o.Smoke = False,
     json_output: o.Json = False,
-    config: o.Config = None,
+    **options: Any,
 ) -> None:
     """Measure a training's checkpoints as its trainer writes them; 3 where one could not be."""
+    asked = o.together(locals())
     from prefeval.harness.watch import command as watching
 
-    options = dict(locals())
-    options.pop("watching")
-    raise typer.Exit(watching.command(options))
+    raise typer.Exit(watching.command(asked))
 
 
 def score(
@@ -107,6 +73,7 @@ def score(
     typer.echo(scoring.score(run, live.make_console(), workers=workers))
 
 
+@o.taking(o.RUN, o.MEASURING, o.LAST)
 def gate(
     checkpoint: Annotated[
         str, typer.Argument(help="A checkpoint, measured or not; a run; a baseline file.")
@@ -136,30 +103,12 @@ def gate(
         bool, typer.Option("--print-policy", help="Print the usual policy and end.")
     ] = False,
     reference: Annotated[str, typer.Option(help="What it was tuned from, or 'lab'.")] = "lab",
-    data: o.Data = "lab",
-    suite: o.SuiteOption = "",
-    judge: o.Judge = "",
-    lab: o.Knobs = "",
-    out: o.Out = Path("runs"),
-    name: o.Name = "",
     workers: o.Workers = 0,
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    backend: o.Backend = "hugging_face",
-    max_length: o.MaxLength = 0,
-    max_new_tokens: o.MaxNewTokens = 0,
-    suite_samples: o.SuiteSamples = 0,
-    prompts: o.Prompts = 0,
-    length_unit: o.LengthUnit = "characters",
-    held_out: o.HeldOut = 0.2,
-    judge_pairs: o.JudgePairs = 0,
-    smoke: o.Smoke = False,
     json_output: o.Json = False,
-    config: o.Config = None,
+    **options: Any,
 ) -> None:
     """Pass (0), fail (1) or inconclusive (4): a checkpoint against a baseline and margins."""
+    asked = o.together(locals())
     from prefeval.harness.gate import command as gating
 
-    options = dict(locals())
-    options.pop("gating")
-    raise typer.Exit(gating.command(options))
+    raise typer.Exit(gating.command(asked))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,3 +126,85 @@ HeldOut = Annotated[
 JudgePairs = Annotated[
     int, typer.Option(min=0, help="Pairs that train the judge; 0: all of its part.")
 ]
+
+# Options that several commands share: name, type, default, once for all of them.
+Group = Mapping[str, tuple[Any, Any]]
+RUN: Group = {
+    "data": (Data, "lab"),
+    "lab": (Knobs, ""),
+    "out": (Out, Path("runs")),
+    "name": (Name, ""),
+    "device": (Device, "auto"),
+    "dtype": (Dtype, "float32"),
+    "max_length": (MaxLength, 0),
+}
+MEASURING: Group = {
+    "suite": (SuiteOption, ""),
+    "judge": (Judge, ""),
+    "backend": (Backend, "hugging_face"),
+    "max_new_tokens": (MaxNewTokens, 0),
+    "suite_samples": (SuiteSamples, 0),
+    "prompts": (Prompts, 0),
+    "length_unit": (LengthUnit, "characters"),
+    "held_out": (HeldOut, 0.2),
+    "judge_pairs": (JudgePairs, 0),
+}
+TRAINING: Group = {
+    "model": (Model, "lab"),
+    "lr": (LearningRate, 0.0),
+    "epochs": (Epochs, 0),
+    "batch_size": (BatchSize, 0),
+    "micro_batch": (MicroBatch, 0),
+    "max_steps": (MaxSteps, 0),
+    "checkpoints": (Checkpoints, 3),
+    "save_every": (SaveEvery, 0),
+    "reward": (Reward, ""),
+    "target_kl": (TargetKl, 0.0),
+    "iterations": (Iterations, 0),
+    "group_size": (GroupSize, 0),
+    "rounds": (Rounds, 0),
+    "round_prompts": (RoundPrompts, 0),
+    "samples": (Samples, 0),
+    "refresh_reference": (Refresh, False),
+    "then": (Then, ""),
+    "then_iterations": (ThenIterations, 0),
+    "lora_rank": (LoraRank, 0),
+    "gradient_checkpointing": (Checkpointing, False),
+    "state_every": (StateEvery, 0),
+    "desirable_weight": (DesirableWeight, 0.0),
+    "undesirable_weight": (UndesirableWeight, 0.0),
+}
+LAST: Group = {"smoke": (Smoke, False), "config": (Config, None)}
+
+
+def taking(*groups: Group) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command's own options, and in place of its ``**options`` those of ``groups``.
+
+    Typer reads a command's options from its signature, so the signature is made to name them.
+    """
+
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        listed = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        for group in groups:
+            listed += [
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+                )
+                for name, (kind, default) in group.items()
+            ]
+
+        @functools.wraps(command)
+        def run(**options: Any) -> None:
+            command(**options)
+
+        run.__signature__ = inspect.Signature(listed)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in listed}
+        return run
+
+    return give
+
+
+def together(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command was given: its own options, and those in its ``**options``, as one."""
+    return {k: v for k, v in values.items() if k != "options"} | dict(values["options"])
