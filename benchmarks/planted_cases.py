@@ -58,7 +58,8 @@ def _healthy(world: str) -> Iterator[Case]:
 
 def _planted(world: str) -> Iterator[Case]:
     yield from _setup(world)
-    yield from _optimisation(world)
+    yield from _steps(world)
+    yield from _pairs(world)
     yield from _online(world)
     yield from _behaviour(world)
     yield from _others(world)
@@ -92,7 +93,8 @@ def _setup(world: str) -> Iterator[Case]:
         yield _case(world, "one_class_batches", f"b{beta}", "kto", beta, plant="sorted_thumbs")
 
 
-def _optimisation(world: str) -> Iterator[Case]:
+def _steps(world: str) -> Iterator[Case]:
+    """Faults of learning rate and β."""
     for lr in (1e-6, 3e-6, 1e-5):
         yield _case(world, "not_learning", f"lr{lr}", "dpo", 0.1, settings={"lr": lr})
     yield _case(world, "not_learning", "lr", "ipo", 0.1, settings={"lr": 1e-6})
@@ -121,6 +123,20 @@ def _optimisation(world: str) -> Iterator[Case]:
             settings={"lr": lr},
             accepted=("diverged", "logprob_collapse", "nan"),
         )
+    for lr in (6e-4, 1e-3, 2e-3):
+        yield _case(
+            world,
+            "no_anchor_drift",
+            f"lr{lr}",
+            "simpo",
+            2.0,
+            settings={"lr": lr, "epochs": 2},
+            accepted=("no_anchor_drift", "logprob_collapse"),
+        )
+
+
+def _pairs(world: str) -> Iterator[Case]:
+    """Faults of the preference data."""
     for method, share in (("dpo", 1.0), ("dpo", 0.9), ("ipo", 1.0), ("simpo", 1.0)):
         beta = 2.0 if method == "simpo" else 0.1
         yield _case(
@@ -146,16 +162,6 @@ def _optimisation(world: str) -> Iterator[Case]:
     for method, share in (("dpo", 1.0), ("dpo", 0.6), ("ipo", 1.0)):
         yield _case(
             world, "near_identical_pairs", f"{share}", method, 0.1, plant="near", strength=share
-        )
-    for lr in (6e-4, 1e-3, 2e-3):
-        yield _case(
-            world,
-            "no_anchor_drift",
-            f"lr{lr}",
-            "simpo",
-            2.0,
-            settings={"lr": lr, "epochs": 2},
-            accepted=("no_anchor_drift", "logprob_collapse"),
         )
     for share in (0.1, 0.25, -0.1, -0.25):
         yield _case(

@@ -32,6 +32,8 @@ CURVE = ["sweep", "--beta", "0.005:3:6", "--methods", "dpo", "--name", "curve"]
 HARMLESS = Path("hh_harmless", "harmless-base.test.jsonl.gz")
 DEMO = Path("preference_pairs")
 DEFAULT = ["sweep", "--beta", "0.05:0.3", "--name", "default"]
+Blocks = dict[str, Callable[[], str]]
+"""What makes each block, by its name; nothing runs before it is asked for its text."""
 COLUMNS = {
     "beta": ("β", "{:g}"),
     "step": ("step", "{:g}"),
@@ -145,8 +147,8 @@ def picture(run: Path) -> None:
         )  # fmt: skip
 
 
-def main() -> None:
-    """Run what was asked for and fill the blocks."""
+def asked() -> argparse.Namespace:
+    """What is to be run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,8 +172,12 @@ def main() -> None:
     )
     parser.add_argument("--studies", action="store_true", help="also do the lab's studies")
     parser.add_argument("--steps", type=int, default=32, help="of the real run")
-    options = parser.parse_args()
-    blocks: dict[str, Callable[[], str]] = {}
+    return parser.parse_args()
+
+
+def of_runs(options: argparse.Namespace) -> Blocks:
+    """The blocks of sweeps: the lab's, and the real run's with its data."""
+    blocks: Blocks = {}
     curve = prefeval(CURVE, options.out)
     blocks["curve"] = lambda: first_and_last(curve)
     blocks["curve-verdict"] = lambda: terminal(curve)
@@ -189,6 +195,12 @@ def main() -> None:
         )  # fmt: skip
         real = options.out / f"smollm2-harmless-{options.steps}"
         blocks["real"] = lambda: terminal(real)
+    return blocks
+
+
+def of_scripts(options: argparse.Namespace) -> Blocks:
+    """The blocks that other scripts print, each where its option is given."""
+    blocks: Blocks = {}
     if options.studies:
         blocks["study-rounds"] = partial(printed, "scripts/study.py", "rounds")
         blocks["study-controller"] = partial(printed, "scripts/study.py", "controller")
@@ -223,7 +235,13 @@ def main() -> None:
         )
     if options.trl_ppo:
         blocks["trainers"] = lambda: beside_trl(options.trl_ppo)
-    for name, make in blocks.items():
+    return blocks
+
+
+def main() -> None:
+    """Run what was asked for and fill the blocks."""
+    options = asked()
+    for name, make in (of_runs(options) | of_scripts(options)).items():
         fill(name, make())
 
 
