@@ -17,8 +17,9 @@ import time
 import traceback
 from pathlib import Path
 
-from planted import Case, make
+from planted import make
 from planted_cases import cases
+from planted_faults import Case
 from planted_score import score
 
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from planted import Case
+from planted_faults import Case
 
 LR = 3.5e-4  # of the lab's pair methods
 DAMAGE = (

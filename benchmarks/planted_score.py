@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
-from planted import Case
+from planted_faults import Case
 
 from prefeval import records
 from prefeval.harness.diagnose import diagnose

@@ -13,9 +13,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import planted
+import planted_faults
 import planted_score
-from planted import Case
 from planted_cases import cases
+from planted_faults import Case
 
 from prefeval.harness.diagnose import diagnose
 
@@ -42,13 +43,13 @@ def test_there_are_enough_runs_of_both_worlds() -> None:
     assert len(healthy) >= 150
     assert {c.world for c in found} == {"tune", "judge"}
     kinds = {c.plant for c in found if c.plant}
-    known = {*planted.TEXTS, *planted.TOKENS, *planted.PATCHES}
+    known = {*planted_faults.TEXTS, *planted_faults.TOKENS, *planted.PATCHES}
     assert kinds <= {*known, "shaken_reference", "shaken_weights", "coin"}
 
 
 def test_labels_are_swapped_in_their_share_and_nothing_else_changes() -> None:
     rows = pairs()
-    out = planted.swap(rows, case("swap", 0.3), random.Random(1))
+    out = planted_faults.swap(rows, case("swap", 0.3), random.Random(1))
     swapped = [a["chosen"] == b["rejected"] for a, b in zip(rows, out, strict=True)]
     assert 0.2 < sum(swapped) / len(rows) < 0.4
     assert all(a == b for a, b, s in zip(rows, out, swapped, strict=True) if not s)
@@ -59,10 +60,10 @@ def test_near_pairs_differ_in_a_word_and_foreign_ones_in_their_share() -> None:
         first, second = (x[0]["content"].split() for x in (a, b))
         return sum(x != y for x, y in zip(first, second, strict=True))
 
-    near = planted.near(pairs(), case("near", 1.0), random.Random(1))
+    near = planted_faults.near(pairs(), case("near", 1.0), random.Random(1))
     assert max(apart(r["chosen"], r["rejected"]) for r in near) == 1
     rows = pairs()
-    foreign = planted.foreign(rows, case("foreign", 0.2), random.Random(1))
+    foreign = planted_faults.foreign(rows, case("foreign", 0.2), random.Random(1))
     changed = sum(apart(a["chosen"], b["chosen"]) for a, b in zip(rows, foreign, strict=True))
     assert 0.15 < changed / (20 * len(rows)) < 0.25
 
@@ -70,10 +71,10 @@ def test_near_pairs_differ_in_a_word_and_foreign_ones_in_their_share() -> None:
 def test_tokens_lose_their_end_gain_a_bos_or_are_cut() -> None:
     answer = [[1, 4, 9, 5], [7, 8, 2], False]
     draw = random.Random(0)
-    assert planted.no_end(answer, 1.0, draw) == [[1, 4, 9, 5], [7, 8], False]
-    assert planted.double_bos(answer, 1.0, draw) == [[1, 1, 4, 9, 5], [7, 8, 2], False]
-    assert planted.cut_off(answer, 2, draw) == [[1, 4, 9, 5], [7, 8], True]
-    assert planted.cut_off(answer, 3, draw) == answer
+    assert planted_faults.no_end(answer, 1.0, draw) == [[1, 4, 9, 5], [7, 8], False]
+    assert planted_faults.double_bos(answer, 1.0, draw) == [[1, 1, 4, 9, 5], [7, 8, 2], False]
+    assert planted_faults.cut_off(answer, 2, draw) == [[1, 4, 9, 5], [7, 8], True]
+    assert planted_faults.cut_off(answer, 3, draw) == answer
 
 
 def test_an_answer_is_right_by_what_was_planted() -> None:
