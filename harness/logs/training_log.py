@@ -106,6 +106,13 @@ def read(path: Path) -> TrainingLog:
     )
 
 
+def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Steps as ``train.jsonl`` holds them: of whole steps, each without what is undefined."""
+    rows = frame.to_dict("records")
+    known = [{str(k): v for k, v in row.items() if v == v} for row in rows]
+    return [{**row, "step": int(row["step"])} for row in known if float(row["step"]).is_integer()]
+
+
 def _drop_summaries(rows: Sequence[dict[str, Any]]) -> None:
     """Take out the mean loss of the whole run, which transformers logs last beside the runtime."""
     for row in rows:

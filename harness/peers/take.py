@@ -137,13 +137,13 @@ class Taking:
 
         log = training_log.read(file)
         folder = self._trial()
-        rows = _rows(log.train)
+        rows = training_log.rows_of(log.train)
         if rows:
             records.write_jsonl(folder / LOG, rows)
         self._say(f"{log.path.name}: {len(rows)} steps of training beside {folder.name}")
         self.changed = True
         digest = models.file_hash(log.path)
-        for row in _rows(log.evals):
+        for row in training_log.rows_of(log.evals):
             at = folder / f"checkpoint-{row['step']:06d}"
             if at in self.all:
                 found = [_evaluated(k, v, log.path, digest) for k, v in row.items() if k != "step"]
@@ -204,11 +204,6 @@ def _is_of(model: str, folder: Path) -> bool:
         or (len(given.parts) > 1 and given.parts[-2:] == path.parts[-2:])
         for path in own
     )
-
-
-def _rows(frame: Any) -> list[dict[str, Any]]:
-    known = [{k: v for k, v in row.items() if v == v} for row in frame.to_dict("records")]
-    return [{**row, "step": int(row["step"])} for row in known if float(row["step"]).is_integer()]
 
 
 def _evaluated(column: str, value: float, path: Path, digest: str) -> Imported:

@@ -212,13 +212,11 @@ class Stream:
         from prefeval.harness.logs import training_log
 
         try:
-            rows = training_log.read(log).train.to_dict("records")
+            rows = training_log.rows_of(training_log.read(log).train)
         except PrefevalError:
             return
-        known = [{k: v for k, v in row.items() if v == v} for row in rows]
-        rows_ = [{**row, "step": int(row["step"])} for row in known if "step" in row]
         with disk_errors(self.folder):
-            records.write_jsonl(self.folder / "train.jsonl", rows_)
+            records.write_jsonl(self.folder / "train.jsonl", rows)
 
     def _measured_folders(self) -> list[Path]:
         return sorted(f.parent for f in self.folder.glob(f"checkpoint-*/{METRICS}"))
